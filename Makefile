@@ -1,0 +1,65 @@
+# Everything a person needs; `make help` lists it. Works on a machine with nothing but Python 3.11+, make and a package index.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# Prefect and AWS clients stay at home: state inside this folder, no analytics, no look-ups of cloud credentials.
+export PREFECT_HOME := $(CURDIR)/.cache/prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export AWS_EC2_METADATA_DISABLED := true
+# Prefect's own temporary server takes half a minute to start on a cold machine.
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
+# Without compiled modules every start of Prefect compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint check test bench lock clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP) ## Create .venv with the pinned packages and this project
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Name another: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing the pinned packages into $(VENV) (1 GB; seconds to a minute)"
+	@install_with() { "$$@" --require-hashes -r constraints.txt && "$$@" --no-deps --no-build-isolation -e .; }; \
+	{ $(BIN)/python -m pip install --quiet uv && install_with $(BIN)/uv pip install --quiet --python $(BIN)/python; } || { \
+	  echo "uv can't be used here; pip does it, in about three minutes"; \
+	  install_with $(BIN)/python -m pip install --quiet; }
+	@touch $@
+
+demo: export PREFECT_HOME := $(CURDIR)/.demo/prefect
+demo: export PREFECT_LOGGING_LEVEL := WARNING
+demo: export PREFECT_SERVER_LOGGING_LEVEL := ERROR
+demo: $(STAMP) ## Index synthetic scenes of four sensors, cut chips, and name a report to look at
+	$(BIN)/python -m flows.demo
+
+lint: $(STAMP) ## Lint, format check and strict types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint ## Lint, types and unit tests without servers: the inner loop, at most 3 minutes
+	$(BIN)/pytest -q -m "not server and not slow and not benchmark"
+
+test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
+	bash tests/install_debian.sh
+	$(BIN)/pytest -q -m "not benchmark"
+
+bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size scene
+	$(BIN)/python -m tests.benchmarks.compare
+
+lock: $(STAMP) ## Pin the newest releases that pyproject.toml allows into constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --extra flows --group dev --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-header --upgrade --quiet -o constraints.txt
+
+clean: ## Remove the environment, caches and the demo's files
+	rm -rf $(VENV) .demo .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	find flows stacchip_core tests -name __pycache__ -type d -exec rm -rf {} +
