@@ -1,0 +1,1 @@
+"""STAC items and pixels coming in."""

@@ -1,0 +1,155 @@
+"""What may be read, and with which settings: storage options, href gate, href resolution."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stacchip_core.errors import HrefRefusedError
+
+REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
+
+# Query parameters that carry or belong to a signature: Azure SAS (se, sig, sp, sr, sv, st, ske, ...: Azure Storage
+# "Create a service SAS"), AWS SigV4 and V2 presigned URLs, Google signed URLs, CloudFront.
+_SIGNED_PARAMETERS = re.compile(
+    r"^(x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|key-pair-id|policy|signature|expires|token|access_token"
+    r"|sig|se|sp|sr|sv|st|skoid|sktid|skt|ske|sks|skv)$",
+    re.IGNORECASE,
+)
+
+
+class Storage(BaseModel):
+    """How to reach object storage, said once for s3fs and GDAL alike; credentials come from the environment only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str | None = Field(
+        None, title="Endpoint", description="S3 endpoint URL; none: the cloud's own.", max_length=500
+    )
+    region: str | None = Field(None, title="Region", description="Region of the bucket.", max_length=64)
+    anonymous: bool = Field(False, title="Anonymous", description="Read without credentials.")
+    requester_pays: bool = Field(
+        False, title="Requester pays", description="Agree to pay for requests on requester-pays buckets."
+    )
+
+    def fsspec_options(self, protocol: str) -> dict[str, object]:
+        """Keyword arguments for `fsspec.filesystem(protocol)`."""
+        if protocol not in ("s3", "s3a"):
+            return {}
+        options: dict[str, object] = {"anon": self.anonymous, "requester_pays": self.requester_pays}
+        if self.endpoint:
+            options["endpoint_url"] = self.endpoint
+        if self.region:
+            options["client_kwargs"] = {"region_name": self.region}
+        return options
+
+    def gdal_options(self) -> dict[str, str]:
+        """GDAL configuration for the same endpoint, region and account."""
+        options = {"AWS_NO_SIGN_REQUEST": "YES"} if self.anonymous else {}
+        if self.endpoint:
+            parts = urlsplit(self.endpoint)
+            options |= {
+                "AWS_S3_ENDPOINT": parts.netloc,
+                "AWS_HTTPS": "NO" if parts.scheme == "http" else "YES",
+                "AWS_VIRTUAL_HOSTING": "FALSE",
+            }
+        if self.region:
+            options["AWS_REGION"] = self.region
+        if self.requester_pays:
+            options["AWS_REQUEST_PAYER"] = "requester"
+        return options
+
+
+DEFAULT_STORAGE = Storage()
+
+
+def is_remote(href: str) -> bool:
+    """Whether `href` names an object on a network."""
+    return urlsplit(href).scheme in REMOTE_SCHEMES
+
+
+def resolve_href(href: str, base: str, local_roots: tuple[str, ...] = ()) -> str:
+    """Full URL of an asset, or its path relative to a local root.
+
+    Args:
+        href: as written in the item: absolute, or relative to the item.
+        base: where the item was read: its URL, or its folder relative to a local root ("" = the root itself).
+        local_roots: folders that may be read; an absolute local href is stored relative to the one that holds it.
+
+    Raises:
+        HrefRefusedError: unknown scheme, control characters, or a local path outside the roots.
+    """
+    _refuse_unsafe(href)
+    if is_remote(href):
+        return href
+    path = unquote(urlsplit(href).path) if href.startswith("file://") else href
+    if Path(path).is_absolute():
+        relative = _below_a_root(Path(path), local_roots)
+        if relative is not None:
+            return relative
+        if href.startswith("file://") or not is_remote(base):
+            raise HrefRefusedError(
+                f"local file {Path(path).name!r} is outside local_roots; add its folder to local_roots to read it"
+            )
+    if is_remote(base):
+        scheme, rest = base.split("://", 1)  # urljoin knows how to join paths of http, not of s3
+        return urljoin(f"http://{rest}", path).replace("http://", f"{scheme}://", 1)
+    return posixpath.normpath(posixpath.join(base, path))
+
+
+def locate(href: str, local_roots: tuple[str, ...]) -> str:
+    """What to open for a resolved href: the URL itself, or a file below one of `local_roots`.
+
+    Raises:
+        HrefRefusedError: no root holds the file, or a link leads out of it.
+    """
+    _refuse_unsafe(href)
+    if is_remote(href):
+        return href
+    for root in local_roots:
+        base = Path(root).resolve()
+        path = (base / href).resolve()
+        if path.is_relative_to(base) and path.exists():
+            return str(path)
+    if not local_roots:
+        raise HrefRefusedError(
+            f"local file {href!r} may not be read: name the folder it is relative to with local_roots=[...]"
+        )
+    raise HrefRefusedError(f"local file {href!r} is not there, or not below the {len(local_roots)} local_roots given")
+
+
+def unsigned_href(href: str) -> str:
+    """`href` without user info and signature parameters; anything else stays as it is."""
+    if "://" not in href:
+        return href
+    parts = urlsplit(href)
+    kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNED_PARAMETERS.match(k)]
+    has_signature = len(kept) != len(parse_qsl(parts.query, keep_blank_values=True))
+    query = urlencode(kept) if has_signature else parts.query
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, parts.fragment))
+
+
+def _refuse_unsafe(href: str) -> None:
+    if not href or any(ord(c) < 32 or ord(c) == 127 for c in href) or href != href.strip():
+        raise HrefRefusedError(f"href {href[:200]!r} is empty or holds control characters or outer spaces")
+    scheme = urlsplit(href).scheme.lower()
+    if scheme and scheme not in (*REMOTE_SCHEMES, "file") and not re.match(r"^[A-Za-z]:[\\/]", href):
+        raise HrefRefusedError(
+            f"href {unsigned_href(href)[:200]!r} has scheme {scheme!r}; allowed are "
+            f"{', '.join(REMOTE_SCHEMES)} and files below local_roots"
+        )
+    if href.lstrip("/").lower().startswith("vsi") or "<" in href:
+        raise HrefRefusedError(f"href {href[:200]!r} names a GDAL handler, not a file")
+
+
+def _below_a_root(path: Path, local_roots: tuple[str, ...]) -> str | None:
+    """`path` relative to the first root that holds it."""
+    real = path.resolve()
+    for root in map(Path, local_roots):
+        if real.is_relative_to(root.resolve()):
+            return real.relative_to(root.resolve()).as_posix()
+    return None

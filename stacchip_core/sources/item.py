@@ -1,0 +1,189 @@
+"""STAC items as plain JSON: reading, cleaning, fingerprints, dates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+from stacchip_core.errors import InputError, InvalidItemError, ReadError, TransientReadError
+from stacchip_core.sources.access import is_remote, unsigned_href
+
+JSON = dict[str, Any]
+
+# An item is a few kB; a megabyte is room for the longest asset lists seen, and a bound on what a stranger may send.
+MAX_JSON_BYTES = 16 * 2**20
+TIMEOUT_S = 60.0
+
+
+class StacObject(Protocol):
+    """What is used of a `pystac.Item`."""
+
+    def to_dict(self, include_self_link: bool = True, transform_hrefs: bool = True) -> JSON:
+        """Plain JSON of the item."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedItem:
+    """An item on its way into an index.
+
+    Attributes:
+        item: the item's JSON; where it could not be read, {"id": what it was found as}.
+        base: URL it was read from, or its folder relative to a local root, in posix form ("" = the root itself).
+        error: why discovery could not read it, if so.
+    """
+
+    item: JSON
+    base: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSource:
+    """An item as a user gave it, and the local folders that it may read from."""
+
+    item: JSON
+    base: str = ""
+    local_roots: tuple[str, ...] = ()
+
+
+def read_item(item: StacObject | Mapping[str, Any] | str | Path, local_roots: tuple[str, ...] = ()) -> ItemSource:
+    """Take an item in any form that users have it in; nothing of it is changed.
+
+    Args:
+        item: `pystac.Item`, plain JSON, or the path or http(s) URL of a JSON file.
+        local_roots: folders that may be read. An item given as a path outside them allows its own folder.
+
+    Raises:
+        InvalidItemError: it is no STAC item.
+        ReadError, TransientReadError: the file or URL can't be read.
+    """
+    if isinstance(item, Path) or (isinstance(item, str) and not is_remote(item)):
+        return _read_local_item(Path(item), local_roots)
+    if isinstance(item, str):
+        return ItemSource(_checked(read_json(item), item), item, local_roots)
+    if isinstance(item, Mapping):
+        return ItemSource(_checked(dict(item), "given"), _self_href(item), local_roots)
+    if not hasattr(item, "to_dict"):
+        raise InvalidItemError(f"expected a STAC item, its JSON, or a path or URL of one; found {type(item).__name__}")
+    data = item.to_dict(include_self_link=True, transform_hrefs=False)
+    return ItemSource(_checked(data, "given"), _self_href(data), local_roots)
+
+
+def _read_local_item(path: Path, local_roots: tuple[str, ...]) -> ItemSource:
+    data, folder = _checked(read_json(str(path)), path.name), path.resolve().parent
+    for root in local_roots:
+        if folder.is_relative_to(Path(root).resolve()):
+            return ItemSource(data, folder.relative_to(Path(root).resolve()).as_posix(), local_roots)
+    return ItemSource(data, "", (str(folder), *local_roots))
+
+
+def read_json(where: str) -> JSON:
+    """Read a JSON object from a local path or an http(s) URL.
+
+    Raises:
+        ReadError: missing, refused, too large, or not a JSON object; TransientReadError where a retry may help.
+    """
+    name = unsigned_href(where) if is_remote(where) else Path(where).name
+    text = _read_url(where, name) if is_remote(where) else _read_file(where, name)
+    if len(text) > MAX_JSON_BYTES:
+        raise ReadError(f"{name}: more than {MAX_JSON_BYTES // 2**20} MiB of JSON")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise ReadError(f"{name}: not JSON: {err}") from err
+    if not isinstance(data, dict):
+        raise ReadError(f"{name}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def _read_file(path: str, name: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(MAX_JSON_BYTES + 1)
+    except OSError as err:
+        raise ReadError(f"{name}: {err.strerror or err}") from err
+
+
+def _read_url(url: str, name: str) -> bytes:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InputError(f"{name}: JSON is read from http(s) URLs and local paths; read it yourself and pass it on")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            return cast(bytes, response.read(MAX_JSON_BYTES + 1))
+    except urllib.error.HTTPError as err:
+        kind = TransientReadError if err.code in (408, 429) or err.code >= 500 else ReadError
+        raise kind(f"{name}: HTTP {err.code}") from err
+    except OSError as err:
+        raise TransientReadError(f"{name}: {getattr(err, 'reason', err)}") from err
+
+
+def _checked(data: JSON, name: str) -> JSON:
+    if data.get("type") != "Feature" or not isinstance(data.get("properties"), dict):
+        raise InvalidItemError(f"{name}: not a STAC item: it has no type 'Feature' with properties")
+    item_id = data.get("id")
+    if not isinstance(item_id, str) or not item_id or len(item_id.encode()) > 512:
+        raise InvalidItemError(f"{name}: an item's id is a text of 1 to 512 bytes, found {str(item_id)[:80]!r}")
+    return data
+
+
+def _self_href(item: Mapping[str, Any]) -> str:
+    hrefs = [link.get("href") for link in item.get("links") or () if link.get("rel") == "self"]
+    return next((href for href in hrefs if isinstance(href, str) and is_remote(href)), "")
+
+
+def unsigned(item: Mapping[str, Any]) -> JSON:
+    """Copy of an item whose hrefs carry neither signatures nor user info."""
+
+    def clean(value: Any, key: str = "") -> Any:
+        if isinstance(value, Mapping):
+            return {k: clean(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [clean(v, key) for v in value]
+        return unsigned_href(value) if key == "href" and isinstance(value, str) else value
+
+    return cast(JSON, clean(item))
+
+
+def fingerprint(item: Mapping[str, Any]) -> str:
+    """32 hex digits that change when the item does: its JSON without links and signatures."""
+    content = {key: value for key, value in unsigned(item).items() if key != "links"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def updated(item: Mapping[str, Any]) -> datetime | None:
+    """The source's own time of the item's last change, UTC."""
+    try:
+        return parse_time((item.get("properties") or {}).get("updated"), "updated")
+    except InvalidItemError:
+        return None
+
+
+def parse_time(value: object, field: str) -> datetime | None:
+    """UTC time of an RFC 3339 text; a date alone (STAC 0.x) is its midnight, a time without zone is UTC.
+
+    Raises:
+        InvalidItemError: names the field; the caller adds the item.
+    """
+    if value is None:
+        return None
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
+    except ValueError as err:
+        raise InvalidItemError(f"properties.{field} is no date and time: {str(value)[:80]!r}") from err
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def assets_of(item: Mapping[str, Any]) -> Iterator[tuple[str, JSON]]:
+    """Key and JSON of each well-formed asset."""
+    for key, asset in (item.get("assets") or {}).items():
+        if isinstance(asset, dict) and isinstance(asset.get("href"), str):
+            yield key, asset
