@@ -1,0 +1,88 @@
+"""A chip table together with the scenes that its rows are cut from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stacchip_core.errors import InputError, ReadError
+from stacchip_core.index.grid import GridSpec
+from stacchip_core.index.schema import SCHEMA_VERSION, write_chips
+from stacchip_core.sources.scene import Scene
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+_SCENES, _SPECS, _VERSION = b"stacchip:scenes", b"stacchip:specs", b"stacchip:schema_version"
+
+
+@dataclass(frozen=True, slots=True)
+class ChipIndex:
+    """Rows of chips (see `index.schema`), their scenes, and how those were cut.
+
+    Attributes:
+        table: the chip table, one row a chip.
+        scenes: by `<collection>/<item_id>`; every row's scene is here.
+        specs: the chip sizes, strides and edges found in the table.
+        local_roots: folders that relative hrefs of the scenes are looked up in; never written.
+    """
+
+    table: pa.Table
+    scenes: Mapping[str, Scene]
+    specs: tuple[GridSpec, ...]
+    local_roots: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.table)
+
+    def to_geopandas(self) -> gpd.GeoDataFrame:
+        """The table as a GeoDataFrame in longitude and latitude (OGC:CRS84)."""
+        import geopandas as gpd
+
+        frame = self.table.drop_columns(["geometry", "bbox"]).to_pandas()
+        geometry = gpd.GeoSeries.from_wkb(self.table["geometry"].to_pandas(), crs="OGC:CRS84")
+        return gpd.GeoDataFrame(frame, geometry=geometry.values, crs="OGC:CRS84")
+
+    def write(self, path: str | Path) -> None:
+        """Write one GeoParquet file that is enough to cut the chips: scenes and grid specs travel in its footer."""
+        scenes = {key: self.scenes[key].to_json() for key in sorted(self.scenes)}
+        extra = {_SCENES.decode(): json.dumps(scenes), _SPECS.decode(): json.dumps([str(spec) for spec in self.specs])}
+        try:
+            write_chips([self.table], str(path), extra=extra)
+        except OSError as err:
+            raise ReadError(f"{Path(path).name}: can't be written: {err.strerror or err}") from err
+
+    @classmethod
+    def read(cls, path: str | Path, local_roots: Iterable[str] = ()) -> ChipIndex:
+        """Inverse of `write`.
+
+        Args:
+            path: a file that `write` made.
+            local_roots: folders that relative hrefs of the scenes are looked up in.
+
+        Raises:
+            ReadError: no such file, or no Parquet file.
+            InputError: a Parquet file, but no chip index, or one of a newer schema version.
+        """
+        name = Path(path).name
+        try:
+            table = pq.read_table(str(path))
+        except (OSError, pa.ArrowException) as err:
+            raise ReadError(f"{name}: {err}") from err
+        metadata = table.schema.metadata or {}
+        if _SCENES not in metadata:
+            raise InputError(f"{name}: not written by ChipIndex.write: its footer holds no scenes")
+        if int(metadata[_VERSION]) > SCHEMA_VERSION:
+            raise InputError(
+                f"{name}: schema version {metadata[_VERSION].decode()}, this release reads {SCHEMA_VERSION}"
+            )
+        scenes = {key: Scene.from_json(text) for key, text in json.loads(metadata[_SCENES]).items()}
+        specs = tuple(GridSpec.parse(text) for text in json.loads(metadata[_SPECS]))
+        return cls(table.replace_schema_metadata(None), scenes, specs, tuple(local_roots))
