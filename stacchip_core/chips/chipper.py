@@ -1,0 +1,325 @@
+"""From rows of an index to pixels: exact windows, one chip at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stacchip_core.errors import BandNotFoundError, ChipNotFoundError, InputError, UnsupportedGridError
+from stacchip_core.index.chip_index import ChipIndex
+from stacchip_core.sources.access import Storage
+from stacchip_core.sources.cog import Raster, RasterRef, check_resampling, open_raster
+from stacchip_core.sources.raster import Ratio, Window
+from stacchip_core.sources.scene import Scene, SceneAsset
+
+Chip = dict[str, NDArray[Any]]
+
+# Files kept open per thread: a scene of 13 bands, four times over.
+_MAX_OPEN = 52
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a chip lies: its window in the reference grid, and how much of it is inside the raster."""
+
+    window: Window
+    valid_width: int
+    valid_height: int
+
+
+class Chipper:
+    """Cuts the chips of an index; `chips[i]` is the chip of row i.
+
+    Opened files are kept, one handle per thread, so that it may be shared by threads.
+    """
+
+    def __init__(
+        self,
+        index: ChipIndex,
+        bands: Sequence[str] | None = None,
+        *,
+        resampling: str | Mapping[str, str] = "nearest",
+        native: bool = False,
+        masked: bool = False,
+        local_roots: Sequence[str | Path] = (),
+        storage: Storage | None = None,
+    ) -> None:
+        """Prepare to cut; nothing is read yet.
+
+        Args:
+            index: the rows to cut and their scenes.
+            bands: names of bands, or of layers inside a multi-band asset; None: every band of a scene.
+            resampling: how bands of another pixel size come onto the reference grid: one name for all continuous bands
+                (categorical ones stay "nearest"), or a name per band. "nearest" repeats or picks pixels exactly. A band
+                that is not aligned with the grid is resampled only where this names a way for it.
+            native: give each band its own pixels instead.
+            masked: give masked arrays, masked where a band has no measurement.
+            local_roots: folders that relative hrefs are looked up in, besides the index's own.
+            storage: endpoint, region and account for the pixels.
+
+        Raises:
+            BandNotFoundError: a scene has no such band; lists what there is.
+            InputError: unknown resampling.
+        """
+        self.index = index
+        self.bands = tuple(bands) if bands is not None else None
+        self._resampling = resampling if isinstance(resampling, str) else dict(resampling)
+        self._native, self._masked = native, masked
+        self._roots = tuple(dict.fromkeys((*index.local_roots, *map(str, local_roots))))
+        self._storage = storage or Storage()
+        self._handles = _Handles()
+        for name in [resampling] if isinstance(resampling, str) else resampling.values():
+            check_resampling(name)
+        for scene in index.scenes.values():
+            for band in self.bands_of(scene):
+                scene.asset(band)
+
+    def bands_of(self, scene: Scene) -> tuple[str, ...]:
+        """The bands that a chip of `scene` has."""
+        return self.bands if self.bands is not None else tuple(asset.band for asset in scene.assets)
+
+    def __len__(self) -> int:
+        """Number of chips: the rows of the index."""
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> Chip:
+        """The chip of row `i`.
+
+        Raises:
+            ChipNotFoundError: no such row.
+        """
+        if not -len(self) <= i < len(self):
+            raise ChipNotFoundError(f"no row {i}: the index has {len(self)} rows")
+        return self._cut(i % len(self))
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Chip]]:
+        """Rows (columns to values, without geometry) and their chips, in the table's order."""
+        table = self.index.table.drop_columns(["geometry", "bbox"])
+        for i in range(len(self)):  # one chip is one read of pixels: there is nothing to do at once
+            yield table.slice(i, 1).to_pylist()[0], self._cut(i)
+
+    def chip(self, x: int, y: int, item_id: str | None = None) -> Chip:
+        """Cut one chip.
+
+        Args:
+            x: column in the chip grid, `chip_x`.
+            y: row in the chip grid, `chip_y`.
+            item_id: which scene, where the index has several.
+
+        Returns:
+            Band name to array (layers, size, size) in the file's dtype.
+
+        Raises:
+            ChipNotFoundError: no such chip in the index; says which there are.
+            InputError: several chips fit.
+            ReadError, TransientReadError: an asset can't be read.
+        """
+        found = self._rows_by_place.get((x, y), [])
+        rows = found if item_id is None else [i for i in found if self._item_ids[i] == item_id]
+        if not rows:
+            raise ChipNotFoundError(self._missing(x, y, item_id))
+        if len(rows) > 1:
+            items = sorted({str(self._item_ids[i]) for i in rows})
+            raise InputError(
+                f"{len(rows)} chips are at ({x}, {y}), of items {', '.join(items[:5])}: pass item_id, or narrow the "
+                "index to one collection and chip size"
+            )
+        return self._cut(rows[0])
+
+    def close(self) -> None:
+        """Close this thread's files."""
+        self._handles.close()
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[np.int64]]:
+        names = ("chip_x", "chip_y", "col_off", "row_off", "size_px", "stride_px", "valid_width", "valid_height")
+        return {name: self.index.table[name].to_numpy().astype(np.int64) for name in names}
+
+    @cached_property
+    def _item_ids(self) -> NDArray[np.object_]:
+        return np.asarray(self.index.table["item_id"].to_pylist(), dtype=object)
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        collections = self.index.table["collection"].to_pylist()
+        return [f"{collection}/{item}" for collection, item in zip(collections, self._item_ids, strict=True)]
+
+    @cached_property
+    def _rows_by_place(self) -> dict[tuple[int, int], list[int]]:
+        rows: dict[tuple[int, int], list[int]] = {}
+        for i, place in enumerate(zip(self._columns["chip_x"], self._columns["chip_y"], strict=True)):
+            rows.setdefault(place, []).append(i)
+        return rows
+
+    def _missing(self, x: int, y: int, item_id: str | None) -> str:
+        if not len(self):
+            return "the index has no chips"
+        is_meant = np.ones(len(self), dtype=bool) if item_id is None else self._item_ids == item_id
+        if not is_meant.any():
+            ids = sorted(set(self._item_ids.tolist()))
+            return f"no item {item_id!r} in the index; it has {len(ids)}: {', '.join(ids[:5])}"
+        xs, ys = self._columns["chip_x"][is_meant], self._columns["chip_y"][is_meant]
+        whose = f"item {item_id}: " if item_id else ""
+        return (
+            f"{whose}no chip ({x}, {y}) in the index: chip_x runs from {xs.min()} to {xs.max()}, chip_y from "
+            f"{ys.min()} to {ys.max()}, and chips may have been left out by a filter"
+        )
+
+    def _cut(self, i: int) -> Chip:
+        c = {name: int(column[i]) for name, column in self._columns.items()}
+        place = _Place(
+            Window(c["col_off"], c["row_off"], c["size_px"], c["size_px"]), c["valid_width"], c["valid_height"]
+        )
+        scene = self.index.scenes[self._keys[i]]
+        if self._native:
+            self._check_native(scene, c["size_px"], c["stride_px"])
+        return {band: self._read(scene, band, place) for band in self.bands_of(scene)}
+
+    def _read(self, scene: Scene, band: str, place: _Place) -> NDArray[Any]:
+        asset = scene.asset(band)
+        raster = self._raster(scene, asset)
+        layers = _layers(scene, asset, band, raster)
+        ratio, method = self._way(scene, asset, raster)
+        inside = Window(place.window.col, place.window.row, place.valid_width, place.valid_height)
+        if ratio is None or method != "nearest":
+            if scene.grid is None:
+                raise UnsupportedGridError(f"item {scene.item_id}: no grid")
+            pixels = raster.read_on(scene.grid, inside, method, layers)
+            is_valid = raster.read_valid_on(scene.grid, inside, method) if self._masked else None
+            size = place.window.width
+        else:
+            source, take = _exact(inside, ratio, native=self._native)
+            pixels = take(raster.read(source, layers))
+            is_valid = take(raster.read_valid(source)[None])[0] if self._masked else None
+            size = place.window.width * ratio.up // ratio.down if self._native else place.window.width
+        return _finished(pixels, is_valid, asset, raster, size)
+
+    def _way(self, scene: Scene, asset: SceneAsset, raster: Raster) -> tuple[Ratio | None, str]:
+        """Ratio of a band to the grid and how to resample it; an error where it is misaligned and no way was named."""
+        ratio = scene.ratio_of(asset, raster.header.grid)
+        if isinstance(self._resampling, str):
+            wish = self._resampling if asset.kind == "continuous" and self._resampling != "nearest" else None
+        else:
+            names = (asset.band, *asset.layers)
+            wish = next((self._resampling[name] for name in names if name in self._resampling), None)
+        if ratio == Ratio(1, 1) or (ratio is not None and self._native):
+            return ratio, "nearest"
+        if ratio is None and (wish is None or self._native):
+            raise UnsupportedGridError(
+                f"item {scene.item_id}: band {asset.band!r} is {raster.header.grid}, not aligned with the grid "
+                f"{scene.grid} by a whole ratio; ask for resampling={{{asset.band!r}: 'bilinear'}} (without native) to "
+                "have it resampled"
+            )
+        return ratio, wish or "nearest"
+
+    def _check_native(self, scene: Scene, size: int, stride: int) -> None:
+        """Refuse native pixels where a chip does not start and end on whole pixels of every band."""
+        downs: dict[str, int] = {}
+        for band in self.bands_of(scene):
+            asset = scene.asset(band)
+            ratio, _ = self._way(scene, asset, self._raster(scene, asset))
+            downs[band] = ratio.down if ratio else 1
+        step = math.lcm(*downs.values())
+        for band, down in downs.items():
+            if size % down or stride % down:
+                near = [n for n in (size // step * step, -(-size // step) * step) if n]
+                raise InputError(
+                    f"item {scene.item_id}: native=True needs chip size and stride to be whole pixels of band "
+                    f"{band!r}, of which one is {down} pixels of the grid; size {size} and stride {stride} are not. "
+                    f"Index with {' or '.join(map(str, dict.fromkeys(near)))}"
+                )
+
+    def _raster(self, scene: Scene, asset: SceneAsset) -> Raster:
+        ref = RasterRef(asset.href, scene.item_id, asset.key, asset.media_type, self._storage, self._roots)
+        return self._handles.open(ref)
+
+
+class _Handles(threading.local):
+    """Open rasters of one thread of one process, the least recently used closed first."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.rasters: OrderedDict[RasterRef, Raster] = OrderedDict()
+
+    def open(self, ref: RasterRef) -> Raster:
+        if self.pid != os.getpid():  # a handle carried over a fork shares its file position with the parent
+            self.pid, self.rasters = os.getpid(), OrderedDict()
+        if ref not in self.rasters:
+            self.rasters[ref] = open_raster(ref)
+            if len(self.rasters) > _MAX_OPEN:
+                self.rasters.popitem(last=False)[1].close()
+        self.rasters.move_to_end(ref)
+        return self.rasters[ref]
+
+    def close(self) -> None:
+        while self.rasters:
+            self.rasters.popitem()[1].close()
+
+
+def _layers(scene: Scene, asset: SceneAsset, band: str, raster: Raster) -> list[int] | None:
+    """Layer numbers of a band, from 1; None: all of the file's."""
+    if not asset.layers:
+        return None
+    if band == asset.band:
+        return list(range(1, min(len(asset.layers), raster.header.layers) + 1))
+    number = asset.layers.index(band) + 1
+    if number > raster.header.layers:
+        raise BandNotFoundError(
+            f"item {scene.item_id}: asset {asset.key!r} has {raster.header.layers} layers; {band!r} would be number "
+            f"{number}"
+        )
+    return [number]
+
+
+def _exact(inside: Window, ratio: Ratio, *, native: bool) -> tuple[Window, Any]:
+    """The band's own window under a window of the grid, and how its pixels are taken: `full[rows // down]`, no more."""
+    up, down = ratio.up, ratio.down
+    col, row = inside.col * up // down, inside.row * up // down
+    width = -(-(inside.col + inside.width) * up // down) - col
+    height = -(-(inside.row + inside.height) * up // down) - row
+    source = Window(col, row, width, height)
+    if native or ratio == Ratio(1, 1):
+        return source, lambda pixels: pixels
+    if up > 1:  # the pixel under the middle of each reference pixel, as GDAL's nearest
+        return source, lambda pixels: pixels[:, up // 2 :: up, up // 2 :: up]
+    rows = np.arange(inside.row, inside.row + inside.height) // down - row
+    cols = np.arange(inside.col, inside.col + inside.width) // down - col
+    return source, lambda pixels: pixels[:, rows[:, None], cols]
+
+
+def _finished(
+    pixels: NDArray[Any], is_valid: NDArray[np.bool_] | None, asset: SceneAsset, raster: Raster, size: int
+) -> NDArray[Any]:
+    """Pixels padded to the whole chip with nodata, and masked where asked."""
+    nodata = asset.nodata if asset.nodata is not None else raster.header.nodata
+    fill = _fitting(nodata, pixels.dtype)
+    mask = None
+    if is_valid is not None:
+        is_fill = np.isnan(pixels) if np.isnan(fill) else pixels == fill
+        mask = ~is_valid | (is_fill & (nodata is not None))
+    if pixels.shape[1:] != (size, size):
+        margins = ((0, 0), (0, size - pixels.shape[1]), (0, size - pixels.shape[2]))
+        pixels = np.pad(pixels, margins, constant_values=fill)
+        mask = None if mask is None else np.pad(mask, margins, constant_values=True)
+    return pixels if mask is None else np.ma.MaskedArray(pixels, mask, fill_value=fill)
+
+
+def _fitting(nodata: float | None, dtype: np.dtype[Any]) -> Any:
+    """Nodata in the file's dtype; 0 where there is none, or where it can't be one of its values."""
+    if nodata is None:
+        return dtype.type(0)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        is_value = nodata == int(nodata) and limits.min <= nodata <= limits.max if math.isfinite(nodata) else False
+        return dtype.type(nodata if is_value else 0)
+    return dtype.type(nodata)
