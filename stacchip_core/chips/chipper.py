@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stacchip_core.errors import BandNotFoundError, ChipNotFoundError, InputError, UnsupportedGridError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.sources.access import Storage
-from stacchip_core.sources.cog import Raster, RasterRef, check_resampling, open_raster
+from stacchip_core.sources.cog import CLASS_RESAMPLINGS, Raster, RasterRef, check_resampling, open_raster
 from stacchip_core.sources.raster import Ratio, Window
 from stacchip_core.sources.scene import Scene, SceneAsset
 
@@ -68,8 +68,8 @@ class Chipper:
             storage: endpoint, region and account for the pixels.
 
         Raises:
-            BandNotFoundError: a scene has no such band; lists what there is.
-            InputError: unknown resampling.
+            BandNotFoundError: a scene has no such band, or `resampling` names one that is not cut; lists what there is.
+            InputError: unknown resampling, or one that would average classes.
         """
         self.index = index
         self.bands = tuple(bands) if bands is not None else None
@@ -78,11 +78,10 @@ class Chipper:
         self._roots = tuple(dict.fromkeys((*index.local_roots, *map(str, local_roots))))
         self._storage = storage or Storage()
         self._handles = _Handles()
-        for name in [resampling] if isinstance(resampling, str) else resampling.values():
-            check_resampling(name)
         for scene in index.scenes.values():
             for band in self.bands_of(scene):
                 scene.asset(band)
+        self._check_resampling()
 
     def bands_of(self, scene: Scene) -> tuple[str, ...]:
         """The bands that a chip of `scene` has."""
@@ -140,6 +139,22 @@ class Chipper:
         """Close this thread's files."""
         self._handles.close()
 
+    def _check_resampling(self) -> None:
+        """Refuse unknown names, and ways to resample classes that would make classes up."""
+        if isinstance(self._resampling, str):
+            check_resampling(self._resampling)
+            return
+        assets = {band: scene.asset(band) for scene in self.index.scenes.values() for band in self.bands_of(scene)}
+        kinds = {name: asset.kind for band, asset in assets.items() for name in (band, asset.band)}
+        for band, name in self._resampling.items():
+            if band not in kinds:
+                raise BandNotFoundError(f"resampling names band {band!r}; bands of the chips are {', '.join(kinds)}")
+            if check_resampling(name) not in CLASS_RESAMPLINGS and kinds[band] == "categorical":
+                raise InputError(
+                    f"resampling {name!r} would average the classes of band {band!r}; it may be "
+                    f"{', '.join(CLASS_RESAMPLINGS)}"
+                )
+
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.int64]]:
         names = ("chip_x", "chip_y", "col_off", "row_off", "size_px", "stride_px", "valid_width", "valid_height")
@@ -189,7 +204,7 @@ class Chipper:
         asset = scene.asset(band)
         raster = self._raster(scene, asset)
         layers = _layers(scene, asset, band, raster)
-        ratio, method = self._way(scene, asset, raster)
+        ratio, method = self._way(scene, band, raster)
         inside = Window(place.window.col, place.window.row, place.valid_width, place.valid_height)
         if ratio is None or method != "nearest":
             if scene.grid is None:
@@ -202,22 +217,22 @@ class Chipper:
             pixels = take(raster.read(source, layers))
             is_valid = take(raster.read_valid(source)[None])[0] if self._masked else None
             size = place.window.width * ratio.up // ratio.down if self._native else place.window.width
-        return _finished(pixels, is_valid, asset, raster, size)
+        return _finished(pixels, is_valid, raster.nodata, size)
 
-    def _way(self, scene: Scene, asset: SceneAsset, raster: Raster) -> tuple[Ratio | None, str]:
+    def _way(self, scene: Scene, band: str, raster: Raster) -> tuple[Ratio | None, str]:
         """Ratio of a band to the grid and how to resample it; an error where it is misaligned and no way was named."""
+        asset = scene.asset(band)
         ratio = scene.ratio_of(asset, raster.header.grid)
         if isinstance(self._resampling, str):
             wish = self._resampling if asset.kind == "continuous" and self._resampling != "nearest" else None
         else:
-            names = (asset.band, *asset.layers)
-            wish = next((self._resampling[name] for name in names if name in self._resampling), None)
+            wish = self._resampling.get(band, self._resampling.get(asset.band))
         if ratio == Ratio(1, 1) or (ratio is not None and self._native):
             return ratio, "nearest"
         if ratio is None and (wish is None or self._native):
             raise UnsupportedGridError(
-                f"item {scene.item_id}: band {asset.band!r} is {raster.header.grid}, not aligned with the grid "
-                f"{scene.grid} by a whole ratio; ask for resampling={{{asset.band!r}: 'bilinear'}} (without native) to "
+                f"item {scene.item_id}: band {band!r} is {raster.header.grid}, not aligned with the grid "
+                f"{scene.grid} by a whole ratio; ask for resampling={{{band!r}: 'bilinear'}} (without native) to "
                 "have it resampled"
             )
         return ratio, wish or "nearest"
@@ -226,8 +241,7 @@ class Chipper:
         """Refuse native pixels where a chip does not start and end on whole pixels of every band."""
         downs: dict[str, int] = {}
         for band in self.bands_of(scene):
-            asset = scene.asset(band)
-            ratio, _ = self._way(scene, asset, self._raster(scene, asset))
+            ratio, _ = self._way(scene, band, self._raster(scene, scene.asset(band)))
             downs[band] = ratio.down if ratio else 1
         step = math.lcm(*downs.values())
         for band, down in downs.items():
@@ -240,7 +254,11 @@ class Chipper:
                 )
 
     def _raster(self, scene: Scene, asset: SceneAsset) -> Raster:
-        ref = RasterRef(asset.href, scene.item_id, asset.key, asset.media_type, self._storage, self._roots)
+        ref = RasterRef(
+            *(asset.href, scene.item_id, asset.key, asset.media_type, self._storage, self._roots),
+            nodata=asset.nodata,
+            layers=len(asset.layers),
+        )
         return self._handles.open(ref)
 
 
@@ -298,11 +316,10 @@ def _exact(inside: Window, ratio: Ratio, *, native: bool) -> tuple[Window, Any]:
 
 
 def _finished(
-    pixels: NDArray[Any], is_valid: NDArray[np.bool_] | None, asset: SceneAsset, raster: Raster, size: int
+    pixels: NDArray[Any], is_valid: NDArray[np.bool_] | None, nodata: float | None, size: int
 ) -> NDArray[Any]:
-    """Pixels padded to the whole chip with nodata, and masked where asked."""
-    nodata = asset.nodata if asset.nodata is not None else raster.header.nodata
-    fill = _fitting(nodata, pixels.dtype)
+    """Pixels padded to the whole chip with nodata (0 where there is none), and masked where asked."""
+    fill = pixels.dtype.type(0 if nodata is None else nodata)
     mask = None
     if is_valid is not None:
         is_fill = np.isnan(pixels) if np.isnan(fill) else pixels == fill
@@ -312,14 +329,3 @@ def _finished(
         pixels = np.pad(pixels, margins, constant_values=fill)
         mask = None if mask is None else np.pad(mask, margins, constant_values=True)
     return pixels if mask is None else np.ma.MaskedArray(pixels, mask, fill_value=fill)
-
-
-def _fitting(nodata: float | None, dtype: np.dtype[Any]) -> Any:
-    """Nodata in the file's dtype; 0 where there is none, or where it can't be one of its values."""
-    if nodata is None:
-        return dtype.type(0)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        is_value = nodata == int(nodata) and limits.min <= nodata <= limits.max if math.isfinite(nodata) else False
-        return dtype.type(nodata if is_value else 0)
-    return dtype.type(nodata)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,20 +60,20 @@ class ChipIndex:
             raise ReadError(f"{Path(path).name}: can't be written: {err.strerror or err}") from err
 
     @classmethod
-    def read(cls, path: str | Path, local_roots: Iterable[str] = ()) -> ChipIndex:
+    def read(cls, path: str | Path | BinaryIO, local_roots: Iterable[str] = ()) -> ChipIndex:
         """Inverse of `write`.
 
         Args:
-            path: a file that `write` made.
+            path: a file that `write` made, or an open one.
             local_roots: folders that relative hrefs of the scenes are looked up in.
 
         Raises:
             ReadError: no such file, or no Parquet file.
             InputError: a Parquet file, but no chip index, or one of a newer schema version.
         """
-        name = Path(path).name
+        name = Path(path).name if isinstance(path, str | Path) else "chip index"
         try:
-            table = pq.read_table(str(path))
+            table = pq.read_table(str(path) if isinstance(path, Path) else path)
         except (OSError, pa.ArrowException) as err:
             raise ReadError(f"{name}: {err}") from err
         metadata = table.schema.metadata or {}

@@ -79,7 +79,8 @@ class ChipGrid:
         beyond = length - self.spec.size
         if self.spec.edge == "drop":
             return beyond // self.spec.stride + 1 if beyond >= 0 else 0
-        return max(0, -(-beyond // self.spec.stride)) + 1
+        to_reach_the_end = max(0, -(-beyond // self.spec.stride)) + 1
+        return min(to_reach_the_end, -(-length // self.spec.stride))  # a chip starts inside, also where strides leap
 
     def starts(self, axis: int) -> NDArray[np.int64]:
         """First pixel of each chip row (axis 0) or column (axis 1)."""

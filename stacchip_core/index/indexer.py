@@ -80,7 +80,9 @@ class IndexSettings(BaseModel):
             "schema": SCHEMA_VERSION,
             "spec": str(self.spec),
             "max_nodata": self.max_nodata,
-            "reference": [(band.asset, band.nodata) for band in profile.bands if band.name in profile.reference],
+            "reference": [
+                (band.asset, band.nodata, len(band.layers)) for band in profile.bands if band.name in profile.reference
+            ],
             "qa": profile.qa.model_dump(exclude={"aliases", "source"}),
             "properties": [(prop.name, prop.type) for prop in profile.properties],
         }
@@ -235,7 +237,9 @@ class Indexer:
 
     def _ref(self, asset: SceneAsset) -> RasterRef:
         return RasterRef(
-            asset.href, self.scene.item_id, asset.key, asset.media_type, self.settings.storage, self._roots
+            *(asset.href, self.scene.item_id, asset.key, asset.media_type, self.settings.storage, self._roots),
+            nodata=asset.nodata,
+            layers=len(asset.layers),
         )
 
 

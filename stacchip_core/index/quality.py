@@ -48,23 +48,32 @@ def classify(values: NDArray[Any], rule: QaRule) -> Flags:
         values: QA values, any shape, any integer type.
         rule: of kind classes, bits or field.
     """
-    whole = values.view(f"u{values.itemsize}") if values.dtype.kind == "i" else values
     flags = np.zeros(values.shape, dtype=np.uint8)
     for k, name in enumerate(CLASSES):
         for meaning in getattr(rule, name):
-            flags |= _holds(whole, meaning, rule.kind).astype(np.uint8) << np.uint8(k)
+            flags |= _holds(values, meaning, rule.kind).astype(np.uint8) << np.uint8(k)
     if rule.fill:
-        flags |= np.isin(values, rule.fill).astype(np.uint8)
+        flags |= _is_one_of(values, rule.fill).astype(np.uint8)
     return np.where(flags & NODATA, NODATA, flags).astype(np.uint8)
 
 
 def _holds(values: NDArray[Any], meaning: int | BitField, kind: str) -> NDArray[np.bool_]:
     if isinstance(meaning, BitField):
-        field = (values >> values.dtype.type(meaning.shift)) & values.dtype.type(2**meaning.width - 1)
+        field = _bits(values, meaning.shift) & np.uint64(2**meaning.width - 1)
         return np.asarray(np.isin(field, meaning.values))
     if kind == "bits":
-        return np.asarray((values >> values.dtype.type(meaning)) & values.dtype.type(1), dtype=np.bool_)
-    return np.asarray(values == meaning)
+        return np.asarray(_bits(values, meaning) & np.uint64(1), dtype=np.bool_)
+    return _is_one_of(values, (meaning,))
+
+
+def _bits(values: NDArray[Any], shift: int) -> NDArray[np.uint64]:
+    """The stored bits from position `shift` on, whatever the type's width and sign."""
+    return values.view(f"u{values.itemsize}").astype(np.uint64) >> np.uint64(shift)
+
+
+def _is_one_of(values: NDArray[Any], wanted: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Equality as written or as stored: -1 and 65535 are the same bits of a 16-bit value."""
+    return np.asarray(np.isin(values, wanted) | np.isin(values.view(f"u{values.itemsize}"), wanted))
 
 
 @lru_cache(maxsize=32)

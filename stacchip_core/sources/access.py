@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlun
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stacchip_core.errors import HrefRefusedError
+from stacchip_core.errors import HrefRefusedError, ReadError
 
 REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
 
@@ -105,21 +105,23 @@ def locate(href: str, local_roots: tuple[str, ...]) -> str:
     """What to open for a resolved href: the URL itself, or a file below one of `local_roots`.
 
     Raises:
-        HrefRefusedError: no root holds the file, or a link leads out of it.
+        HrefRefusedError: it lies outside every root, or a link leads out of it.
+        ReadError: there is no such file below the roots.
     """
     _refuse_unsafe(href)
     if is_remote(href):
         return href
-    for root in local_roots:
-        base = Path(root).resolve()
-        path = (base / href).resolve()
-        if path.is_relative_to(base) and path.exists():
-            return str(path)
+    bases = [Path(root).resolve() for root in local_roots]
+    inside = [path for base in bases if (path := (base / href).resolve()).is_relative_to(base)]
+    if existing := next((path for path in inside if path.exists()), None):
+        return str(existing)
+    if inside:
+        raise ReadError(f"local file {href!r} is not there, in none of the {len(bases)} local_roots")
     if not local_roots:
         raise HrefRefusedError(
             f"local file {href!r} may not be read: name the folder it is relative to with local_roots=[...]"
         )
-    raise HrefRefusedError(f"local file {href!r} is not there, or not below the {len(local_roots)} local_roots given")
+    raise HrefRefusedError(f"local file {href!r} is not below the {len(local_roots)} local_roots given")
 
 
 def unsigned_href(href: str) -> str:

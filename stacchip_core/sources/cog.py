@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,8 +15,9 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio._err import CPLE_BaseError  # raised bare by WarpedVRT; no public name
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
@@ -23,8 +26,10 @@ from stacchip_core.errors import HrefRefusedError, InputError, ReadError, Transi
 from stacchip_core.sources.access import DEFAULT_STORAGE, Storage, is_remote, locate, unsigned_href
 from stacchip_core.sources.raster import Grid, Window, canonical_crs
 
-# A raster without georeferencing is told by its header (grid None), not by a warning per file.
+# A raster without georeferencing is told by its header (grid None), not by a warning per file; that of nodata and alpha
+# the former counts is GDAL's rule, and ours.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+warnings.filterwarnings("ignore", category=NodataShadowWarning)
 
 # One block is decoded whole, whatever window is asked for: a 29 984 px deflate tile cost 947 MiB for 10 x 40 pixels.
 MAX_BLOCK_BYTES = 256 * 2**20
@@ -39,8 +44,12 @@ _OPTIONS = {
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.tiff,.TIF,.TIFF,.jp2,.JP2",
 }
+
+# Decoded blocks that GDAL keeps while we read: a row of 1024 px blocks of four Sentinel-2 scenes, all bands.
+# GDAL's own default is a twentieth of the machine's memory, in each process; the environment variable of the same
+# name goes first.
+_CACHE_BYTES = 512 * 2**20
 
 # What GDAL says when the network or the server, not the file, was at fault.
 _TRANSIENT = re.compile(
@@ -50,11 +59,20 @@ _TRANSIENT = re.compile(
 )
 
 RESAMPLINGS = tuple(method.name for method in Resampling if method.name != "gauss")
+# The methods that only ever give values which are in the source: others would make classes up.
+CLASS_RESAMPLINGS = ("nearest", "mode", "max", "min", "med", "q1", "q3")
+
+# How far GDAL may stray when it interpolates between transformed points; rasterio 1.4 fails on its documented 0.
+_WARP_TOLERANCE_PX = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class RasterRef:
-    """A raster to open, and whose it is (for messages)."""
+    """A raster to open, and whose it is (for messages).
+
+    `nodata` is the value that its profile gives for "no measurement"; None: the header's. `layers` is how many layers
+    its profile names: an alpha layer among these is a measurement (near infrared in a file written as RGBA).
+    """
 
     href: str
     item_id: str
@@ -62,6 +80,8 @@ class RasterRef:
     media_type: str | None = None
     storage: Storage = DEFAULT_STORAGE
     local_roots: tuple[str, ...] = ()
+    nodata: float | None = None
+    layers: int = 0
 
     def __str__(self) -> str:
         """How messages name it; never with a signature."""
@@ -90,7 +110,7 @@ class Raster:
         self.header = _header(dataset)
         self._dataset = dataset
         self._warped: dict[tuple[Grid, str], Any] = {}
-        self._options = {**_OPTIONS, **ref.storage.gdal_options()}
+        self._options = _options_of(ref)
 
     def __enter__(self) -> Raster:
         """Itself."""
@@ -106,20 +126,46 @@ class Raster:
             warped.close()
         self._dataset.close()
 
+    @property
+    def nodata(self) -> float | None:
+        """The value that means "no measurement"; None where there is none, or the file's type can't hold it."""
+        nodata = self.header.nodata if self.ref.nodata is None else self.ref.nodata
+        return nodata if nodata is None or _holds(self.header.dtype, nodata) else None
+
     def read(self, window: Window, layers: Sequence[int] | None = None) -> NDArray[Any]:
         """Pixels of a window that lies inside the raster, shape (layers, height, width); layers count from 1."""
         with self._translated():
             return cast(NDArray[Any], self._dataset.read(layers, window=_window(window)))
 
     def read_valid(self, window: Window) -> NDArray[np.bool_]:
-        """Where GDAL's dataset mask (nodata, alpha, mask band) says measured; shape (height, width)."""
+        """Where there are measurements, shape (height, width): by GDAL's dataset mask and the profile's nodata."""
         with self._translated():
-            return cast(NDArray[np.bool_], self._dataset.dataset_mask(window=_window(window)) != 0)
+            is_valid = self._read_mask(window)
+            if self.nodata is None or _is_same(self.nodata, self.header.nodata):
+                return is_valid
+            layers = list(range(1, (self.ref.layers or self.header.layers) + 1))
+            pixels = self._dataset.read(layers, window=_window(window))
+            is_fill = np.isnan(pixels) if math.isnan(self.nodata) else pixels == self.nodata
+            return cast(NDArray[np.bool_], is_valid & ~is_fill.all(axis=0))
+
+    def _read_mask(self, window: Window) -> NDArray[np.bool_]:
+        """GDAL's dataset mask (nodata, alpha, mask band), True = measured.
+
+        Differs from GDAL's where that takes a layer which the profile names for alpha, and where it overlooks an alpha
+        layer because more than three others come before it.
+        """
+        flags, alpha = self._dataset.mask_flag_enums[0], _alpha(self._dataset)
+        if MaskFlags.alpha in flags and alpha <= self.ref.layers:
+            return np.ones((window.height, window.width), dtype=np.bool_)
+        if MaskFlags.all_valid in flags and alpha > self.ref.layers:
+            return cast(NDArray[np.bool_], self._dataset.read(alpha, window=_window(window)) != 0)
+        return cast(NDArray[np.bool_], self._dataset.dataset_mask(window=_window(window)) != 0)
 
     def read_on(self, grid: Grid, window: Window, resampling: str, layers: Sequence[int] | None = None) -> NDArray[Any]:
         """Pixels resampled to a window of another grid, shape (layers, height, width); outside: nodata or 0."""
         with self._translated():
-            return cast(NDArray[Any], self._on(grid, resampling).read(layers, window=_window(window)))
+            wanted = layers or range(1, self.header.layers + 1)  # a warped raster may have an alpha layer more
+            return cast(NDArray[Any], self._on(grid, resampling).read(list(wanted), window=_window(window)))
 
     def read_valid_on(self, grid: Grid, window: Window, resampling: str) -> NDArray[np.bool_]:
         """The mask that goes with `read_on`, shape (height, width)."""
@@ -136,8 +182,10 @@ class Raster:
                 width=grid.width,
                 height=grid.height,
                 resampling=Resampling[resampling],
-                tolerance=0,
-                add_alpha=self.header.nodata is None and not _has_alpha(self._dataset),
+                tolerance=_WARP_TOLERANCE_PX,
+                src_nodata=self.nodata,
+                nodata=self.nodata,
+                add_alpha=self.nodata is None and not _alpha(self._dataset),
             )
         return self._warped[key]
 
@@ -159,10 +207,10 @@ def open_raster(ref: RasterRef) -> Raster:
     """
     try:
         path = _gdal_path(locate(ref.href, ref.local_roots))
-    except HrefRefusedError as err:
-        raise HrefRefusedError(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
+    except (HrefRefusedError, ReadError) as err:
+        raise type(err)(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
     is_jp2 = "jp2" in (ref.media_type or "") or urlsplit(ref.href).path.lower().endswith(".jp2")
-    with rasterio.Env(**_OPTIONS, **ref.storage.gdal_options()), _errors_of(ref):
+    with rasterio.Env(**_options_of(ref)), _errors_of(ref):
         dataset = rasterio.open(path, driver="JP2OpenJPEG" if is_jp2 else "GTiff", sharing=False)
         raster = Raster(ref, dataset)
     _check_blocks(raster, dataset)
@@ -184,11 +232,21 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
         return cast(bytes, file.read())
 
 
+def gdal_version() -> str:
+    """Version of the GDAL that rasterio was built with."""
+    return str(rasterio.__gdal_version__)
+
+
 def check_resampling(name: str) -> str:
     """`name`, if GDAL resamples by it; else an InputError that lists the names."""
     if name not in RESAMPLINGS:
         raise InputError(f"unknown resampling {name!r}; there are {', '.join(RESAMPLINGS)}")
     return name
+
+
+def _options_of(ref: RasterRef) -> dict[str, str | int]:
+    cache = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": _CACHE_BYTES}
+    return {**_OPTIONS, **cache, **ref.storage.gdal_options()}
 
 
 def _gdal_path(href: str) -> str:
@@ -225,8 +283,9 @@ def _header(dataset: Any) -> Header:
     )
 
 
-def _has_alpha(dataset: Any) -> bool:
-    return any("alpha" in str(interp).lower() for interp in dataset.colorinterp)
+def _alpha(dataset: Any) -> int:
+    """Number of the alpha layer, from 1; 0 where there is none."""
+    return next((n for n, meaning in enumerate(dataset.colorinterp, start=1) if meaning == ColorInterp.alpha), 0)
 
 
 def _check_blocks(raster: Raster, dataset: Any) -> None:
@@ -245,6 +304,19 @@ def _check_blocks(raster: Raster, dataset: Any) -> None:
         )
 
 
+def _is_same(one: float, other: float | None) -> bool:
+    return one == other or (other is not None and math.isnan(one) and math.isnan(other))
+
+
+def _holds(dtype: str, value: float) -> bool:
+    """Whether a pixel of that type can be `value`."""
+    kind = np.dtype(_numpy_dtype(dtype))
+    if kind.kind not in "iu":
+        return not math.isfinite(value) or abs(value) <= float(np.finfo(kind).max)
+    limits = np.iinfo(kind)
+    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
+
+
 def _numpy_dtype(name: str) -> str:
     return "complex64" if name.startswith("complex") else name
 
@@ -253,7 +325,7 @@ def _numpy_dtype(name: str) -> str:
 def _errors_of(ref: RasterRef) -> Iterator[None]:
     try:
         yield
-    except (RasterioError, OSError, ValueError, IndexError) as err:
+    except (RasterioError, CPLE_BaseError, OSError, ValueError, IndexError) as err:
         if isinstance(err, ReadError):
             raise
         text = _shown(err, ref)

@@ -143,8 +143,10 @@ def parse_crs(text: str) -> CRS:
 def canonical_crs(text: str) -> str:
     """Authority code of a CRS where it has one, else its WKT2; raises pyproj's CRSError."""
     crs = parse_crs(text)
-    authority = crs.to_authority(min_confidence=100)
-    return ":".join(authority) if authority else crs.to_wkt()
+    authority = crs.to_authority(min_confidence=70)  # below 100: under another name, as Landsat's EPSG:3031
+    if authority is None or not parse_crs(":".join(authority)).equals(crs, ignore_axis_order=True):
+        return crs.to_wkt()
+    return ":".join(authority)
 
 
 @lru_cache(maxsize=256)

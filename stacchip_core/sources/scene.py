@@ -205,7 +205,8 @@ def generic_profile(item: JSON) -> CollectionProfile:
     Raises:
         InvalidItemError: no asset can hold pixels.
     """
-    rasters = {key: set(asset.get("roles") or ()) for key, asset in assets_of(item) if _is_raster(asset)}
+    roles_of = {key: set(asset.get("roles") or ()) for key, asset in assets_of(item) if _is_raster(asset)}
+    rasters = {key: roles for key, roles in roles_of.items() if "virtual" not in roles}  # recipes, without a file
     by_merit = (
         [key for key, roles in rasters.items() if "data" in roles],
         [key for key, roles in rasters.items() if not roles & {"thumbnail", "overview", "metadata", "visual"}],
@@ -301,9 +302,11 @@ def _reference(assets: tuple[SceneAsset, ...], profile: CollectionProfile, item:
     for name in profile.reference:
         if name in by_band:
             return by_band[name]
+    keys = [key for band in profile.bands if band.name in profile.reference for key in (band.asset, *band.aliases)]
+    others = [f"{key} ({asset.get('type') or 'no media type'})" for key, asset in assets_of(item) if key in keys]
     raise InvalidItemError(
-        f"no reference asset {' or '.join(map(repr, profile.reference))} of profile {profile.name!r} that is a GeoTIFF "
-        f"or JPEG 2000; assets are {', '.join(item['assets'])}"
+        f"no GeoTIFF or JPEG 2000 for the reference band {' or '.join(map(repr, profile.reference))} of profile "
+        f"{profile.name!r}; assets are {', '.join(others or item['assets'])}; a profile of your own can name another"
     )
 
 
