@@ -1,0 +1,279 @@
+"""Combined indexes: collections merged into versions that list all their files and hold no dead row."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
+from stacchip_core.index.schema import SCHEMA_VERSION, conform
+from stacchip_core.warehouse.commit import writer
+from stacchip_core.warehouse.data import Columns, schema_of, union, write_data
+from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals, canonical
+from stacchip_core.warehouse.files import open_parquet, time_range
+from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, bounds_of, write_items
+from stacchip_core.warehouse.log import Log, Patience
+from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.order import hilbert_order
+from stacchip_core.warehouse.store import Store
+from stacchip_core.warehouse.version import CombinedVersion
+
+_ROW_GROUP_ROWS = (
+    100_000  # at most; groups of a file are of equal length, so at least half of it in all but small files
+)
+_WHOLE_BYTES = 256 * 2**20  # source files of a month up to this are fetched whole, each in one request, and proven
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Month:
+    """What a combined index holds of one collection and month.
+
+    Attributes:
+        manifest: the collection, at the version that is merged.
+        month: "YYYY-MM".
+        live: its live item rows, light columns and `version`.
+        content: hash of which items these are, in which form, under which recipe.
+    """
+
+    manifest: Manifest
+    month: str
+    live: pa.Table
+    content: str
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Collection name and month."""
+        return self.manifest.name, self.month
+
+
+Made = dict[tuple[str, str, str, Columns], tuple[FileInfo, ...]]
+
+
+def merge(store: Store, name: str, collections: Sequence[str], patience: Patience | None = None) -> CombinedVersion:
+    """Make the next version of a combined index; where nothing changed, the present one is returned.
+
+    A file holds one collection and one month: those whose live items are the same are listed again, the others are
+    written anew, one month in memory at a time. A lost race starts again from the winner's version; what was written
+    is used again.
+
+    Raises:
+        InputError: no collections, two of one collection id, or a property of two types.
+        CommitConflictError: lost too many races.
+        CommitUnknownError: no answer from the store; nothing was removed.
+    """
+    names = tuple(sorted(set(collections)))
+    if not names:
+        raise InputError(f"combined index {name!r}: name at least one collection to merge")
+    log, made = Log(store, f"combined/{name}"), Made()
+    for attempt in range(_ATTEMPTS):
+        head = log.newest()  # before the collections: whoever commits after this makes us look at both again
+        manifests = [Manifest.load(store, collection) for collection in names]
+        _check_distinct(name, manifests)
+        months = [month for manifest in manifests for month in months_of(manifest)]
+        columns = _columns(head, months)
+        if head is not None and _is_current(head, names, months, columns):
+            return CombinedVersion(store, name, head)
+        files = _files(store, name, head, months, columns=columns, made=made)
+        try:
+            return CombinedVersion(store, name, log.append(_entry(head, manifests, files)))
+        except CommitConflictError:
+            (patience or Patience()).pause(min(attempt, 4))
+    raise CommitConflictError(f"combined index {name!r}: lost {_ATTEMPTS} races for the next version; run again")
+
+
+def months_of(manifest: Manifest) -> list[Month]:
+    """The live items of a collection by month."""
+    live = manifest.states().live
+    month = live["datetime"].to_numpy().astype("datetime64[M]").astype(str)
+    return [
+        Month(manifest, str(one), own, content_of(own))
+        for one in np.unique(month)
+        for own in [live.filter(pa.array(month == one))]
+    ]
+
+
+def content_of(live: pa.Table) -> str:
+    """Hash of the items of a file: which, in which form, under which recipe; in the order of their identity."""
+    names = [*IDENTITY, "fingerprint", "recipe"]
+    ordered = live.select(names).sort_by([(name, "ascending") for name in IDENTITY])
+    digest = hashlib.sha256()
+    for row in zip(*(ordered[name].to_pylist() for name in names), strict=True):  # items, not chips
+        digest.update(canonical(row) + b"\n")
+    return digest.hexdigest()
+
+
+def _check_distinct(name: str, manifests: Sequence[Manifest]) -> None:
+    by_id: dict[str, str] = {}
+    for manifest in manifests:
+        if not manifest.collection:  # nothing but failures so far
+            continue
+        other = by_id.setdefault(manifest.collection, manifest.name)
+        if other != manifest.name:
+            raise InputError(
+                f"combined index {name!r}: {other!r} and {manifest.name!r} both hold items of {manifest.collection!r}, "
+                "so chip ids could mean two chips: merge them into two indexes"
+            )
+
+
+def _columns(head: LogEntry | None, months: Iterable[Month]) -> Columns:
+    """Carried properties of the next version: those of the present one, then what is new.
+
+    They only grow, so that a collection that leaves costs nothing.
+    """
+    present = head.files("data")[:1] if head else ()
+    sources = [month.manifest.data_files() for month in months]
+    return union([*(info.columns for info in present), *(info.columns for files in sources for info in files.values())])
+
+
+def _is_current(head: LogEntry, names: Sequence[str], months: Sequence[Month], columns: Columns) -> bool:
+    is_same_set = [source["collection"] for source in head.sources] == list(names)
+    held = {(info.collection, info.month): info.content for info in head.files("items")}
+    has_columns = all(info.columns == columns for info in head.files("data"))
+    return is_same_set and has_columns and held == {month.place: month.content for month in months}
+
+
+def _files(
+    store: Store, name: str, head: LogEntry | None, months: Sequence[Month], *, columns: Columns, made: Made
+) -> list[FileInfo]:
+    """All files of the next version: those of the present one whose content is the same, and new ones."""
+    held: dict[tuple[str, str], tuple[FileInfo, ...]] = {}
+    for info in (*head.kept, *head.added) if head else ():
+        held[info.collection, str(info.month)] = (*held.get((info.collection, str(info.month)), ()), info)
+    txn, files = str(uuid.uuid4()), list[FileInfo]()
+    for number, month in enumerate(months):
+        key = (*month.place, month.content, columns)
+        present = held.get(month.place, ())
+        if all(i.content == month.content and (i.role != "data" or i.columns == columns) for i in present) and present:
+            made[key] = present
+        if key not in made:
+            made[key] = write_month(store, f"combined/{name}", f"{txn}/part-{number}", month, columns)
+        files.extend(made[key])
+    return files
+
+
+def write_month(store: Store, folder: str, stem: str, month: Month, columns: Columns) -> tuple[FileInfo, ...]:
+    """Write the data file (where there are chips) and the items file of a month."""
+    live = in_hilbert_order(month.live)
+    rows = live["rows"].to_numpy()
+    total = int(rows.sum())
+    per_group = -(-total // max(1, -(-total // _ROW_GROUP_ROWS)))
+    start, end = time_range(live["datetime"])
+    draft = FileInfo(
+        f"{folder}/data/{stem}.parquet",
+        "data",
+        0,
+        "",
+        0,
+        bbox=bounds_of(live),
+        start=start,
+        end=end,
+        collection=month.manifest.name,
+        month=month.month,
+        columns=columns,
+        content=month.content,
+    )
+    data = []
+    if total:
+        chips = _chips(month.manifest, live, schema_of(columns))
+        data.append(write_data(store, draft, regrouped(chips, per_group)))
+    first_group = (np.cumsum(rows) - rows) // max(1, per_group)
+    placed = live.append_column("group", pa.array(first_group, pa.int32()))
+    items = replace(draft, path=f"{folder}/items/{stem}.parquet", role="items", columns=())
+    return (*data, _write_items(store, items, month, placed, file=draft.path))
+
+
+def in_hilbert_order(live: pa.Table) -> pa.Table:
+    """Item rows by their centre along a Hilbert curve, then by identity."""
+    boxes = live["bbox"].combine_chunks()
+    sides = {side: boxes.field(side).to_numpy(zero_copy_only=False) for side in ("xmin", "ymin", "xmax", "ymax")}
+    lon, lat = (sides["xmin"] + sides["xmax"]) / 2, (sides["ymin"] + sides["ymax"]) / 2
+    with_place = live.append_column("place", pa.array(hilbert_order(lon, lat)))
+    return with_place.sort_by([(name, "ascending") for name in ("place", *IDENTITY)]).drop_columns(["place"])
+
+
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows` rows each, the last with what is left."""
+    waiting, count = list[pa.Table](), 0
+    for table in tables:
+        waiting.append(table)
+        count += len(table)
+        while count >= rows:
+            whole = pa.concat_tables(waiting)
+            yield whole.slice(0, rows).combine_chunks()
+            waiting, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def _chips(manifest: Manifest, live: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
+    """Chip rows of items, in their order, read row group by row group."""
+    known, store = manifest.data_files(), manifest.store
+    paths = set(live["file"].drop_null().to_pylist())
+    if not paths <= known.keys():
+        stray = sorted(paths - known.keys())[0]
+        raise CorruptWarehouseError(f"items of collection {manifest.name!r} name {stray!r}, the log does not")
+    whole = sum(known[path].size for path in paths) <= _WHOLE_BYTES
+    with ExitStack() as stack:
+        files: Mapping[str, pq.ParquetFile] = {
+            path: stack.enter_context(open_parquet(store, known[path], whole=whole)) for path in sorted(paths)
+        }
+        columns = (live[name].to_pylist() for name in ("file", "row_group", "rows", "key"))
+        for path, group, rows, key in zip(*columns, strict=True):  # items, not chips
+            if not rows:
+                continue
+            table = files[path].read_row_group(group)
+            if len(table) != rows:
+                raise CorruptWarehouseError(
+                    f"{path}: row group {group} holds {len(table)} chips, the manifest says {rows} for item {key}"
+                )
+            yield conform(table, schema)
+
+
+def _write_items(store: Store, draft: FileInfo, month: Month, placed: pa.Table, *, file: str) -> FileInfo:
+    """The items of a month, with their JSON, pointing into its data file."""
+    rows = month.manifest.rows_of(placed, ITEM_SCHEMA.names)
+    ordered = placed.sort_by([(name, "ascending") for name in IDENTITY])
+    has_chips = pa.array(ordered["rows"].to_numpy() > 0)
+    values = {
+        "op": pa.repeat(pa.scalar("add"), len(rows)),
+        "file": pc.if_else(has_chips, file, pa.scalar(None, pa.string())),
+        "row_group": pc.if_else(has_chips, ordered["group"], pa.scalar(None, pa.int32())),
+    }
+    for name, value in values.items():
+        rows = rows.set_column(ITEM_SCHEMA.get_field_index(name), ITEM_SCHEMA.field(name), value)
+    return write_items(store, draft, rows)
+
+
+def _entry(head: LogEntry | None, manifests: Sequence[Manifest], files: Sequence[FileInfo]) -> LogEntry:
+    before = {info.path for info in (*head.kept, *head.added)} if head else set[str]()
+    added = tuple(info for info in files if info.path not in before)
+    return LogEntry(
+        version=head.version + 1 if head else 1,
+        prev_sha256=head.sha256 if head else "",
+        txn=str(uuid.uuid4()),
+        operation="merge",
+        read_version=head.version if head else 0,
+        added=added,
+        kept=tuple(info for info in files if info.path in before),
+        removed=tuple(sorted(before - {info.path for info in files})),
+        sources=tuple({"collection": m.name, "version": m.version, "sha256": m.sha256} for m in manifests),
+        counts=Counts(chips=_rows(added, "data")),
+        totals=Totals(items=_rows(files, "items"), chips=_rows(files, "data")),
+        schema_version=SCHEMA_VERSION,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        writer=writer(),
+    )
+
+
+def _rows(files: Iterable[FileInfo], role: str) -> int:
+    return sum(info.rows for info in files if info.role == role)

@@ -1,0 +1,201 @@
+"""Item rows: what was done with each item, and where its chips are; folded, they are the state of a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stacchip_core.warehouse.entry import FileInfo
+from stacchip_core.warehouse.files import open_parquet, publish, time_range
+from stacchip_core.warehouse.store import Store
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+# One row: one item at one chip size, stride and edge. `op`: "add", "update", "delete", or "failed" with stage and
+# reason. `file`, `row_group`, `rows`: where its chips are; null and 0 where it has none. `bbox`: of its chips, degrees.
+ITEM_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("item_id", pa.string()),
+        ("fingerprint", pa.string()),
+        ("updated", _TIME),
+        ("recipe", pa.string()),
+        ("size_px", pa.int32()),
+        ("stride_px", pa.int32()),
+        ("edge", pa.string()),
+        ("op", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("is_transient", pa.bool_()),
+        ("item", pa.string()),
+        ("scene", pa.string()),
+        ("file", pa.string()),
+        ("row_group", pa.int32()),
+        ("rows", pa.int64()),
+        ("datetime", _TIME),
+        ("bbox", pa.struct([(side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax")])),
+    ]
+)
+HEAVY = ("item", "scene")  # the JSON columns: nearly all bytes of an items file
+LIGHT = tuple(name for name in ITEM_SCHEMA.names if name not in HEAVY)
+IDENTITY = ("key", "size_px", "stride_px", "edge")
+# Rows that are looked up by key are read by the row group, and each holds some 30 kB of JSON.
+_ROW_GROUP_ROWS = 256
+
+
+class Identity(NamedTuple):
+    """What the state of a collection is keyed by: a second chip size never replaces the first."""
+
+    key: str
+    size_px: int
+    stride_px: int
+    edge: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemState:
+    """What the log knows of one item at one chip size; the columns of `ITEM_SCHEMA`, and the version they are from."""
+
+    key: str
+    item_id: str
+    fingerprint: str
+    updated: datetime | None
+    recipe: str
+    size_px: int
+    stride_px: int
+    edge: str
+    op: str
+    stage: str | None
+    reason: str | None
+    is_transient: bool | None
+    file: str | None
+    row_group: int | None
+    rows: int
+    version: int = 0
+
+    @property
+    def identity(self) -> Identity:
+        """Its place in the state."""
+        return Identity(self.key, self.size_px, self.stride_px, self.edge)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The state of a collection: tables of light columns and `version`, sorted by identity.
+
+    Attributes:
+        live: items whose chips are in the index.
+        failed: items whose last attempt failed; one may also be live, with the rows of before.
+    """
+
+    live: pa.Table
+    failed: pa.Table
+
+
+def empty_rows(columns: Sequence[str] = ITEM_SCHEMA.names) -> pa.Table:
+    """No item rows."""
+    return pa.schema([ITEM_SCHEMA.field(name) for name in columns]).empty_table()
+
+
+def write_items(store: Store, draft: FileInfo, rows: pa.Table) -> FileInfo:
+    """Publish an items file, sorted by key."""
+    ordered = rows.sort_by([(name, "ascending") for name in IDENTITY])
+    start, end = time_range(ordered["datetime"])
+    whole = replace(draft, rows=len(ordered), bbox=bounds_of(ordered), start=start, end=end)
+
+    def write(local: Path) -> None:
+        pq.write_table(
+            ordered,
+            local,
+            compression="zstd",
+            row_group_size=_ROW_GROUP_ROWS,
+            write_page_checksum=True,
+            use_dictionary=["recipe", "edge", "op", "stage", "file"],
+        )
+
+    return publish(store, whole, write)
+
+
+def read_items(
+    store: Store, info: FileInfo, columns: Sequence[str] = LIGHT, keys: Collection[str] | None = None
+) -> pa.Table:
+    """Rows of an items file; with `keys`, of these items, and only their row groups are read."""
+    wanted = list(dict.fromkeys([*columns, "key"]))
+    with open_parquet(store, info) as file:
+        groups = range(file.num_row_groups) if keys is None else _groups_with(file, sorted(keys))
+        table = file.read_row_groups(list(groups), columns=wanted)
+        if keys is not None:
+            table = table.filter(pc.is_in(table["key"], pa.array(sorted(keys), pa.string())))
+        return table.select(list(columns)).cast(pa.schema([ITEM_SCHEMA.field(name) for name in columns]))
+
+
+def _groups_with(file: pq.ParquetFile, keys: Sequence[str]) -> list[int]:
+    """Row groups whose range of keys holds one of `keys`."""
+    place = file.schema_arrow.get_field_index("key")
+    wanted = np.array(keys, dtype=object)
+    found = []
+    for group in range(file.num_row_groups):
+        ends = file.metadata.row_group(group).column(place).statistics
+        is_known = ends is not None and ends.has_min_max
+        if not is_known or np.searchsorted(wanted, ends.min) < np.searchsorted(wanted, ends.max, side="right"):
+            found.append(group)
+    return found
+
+
+def stamped(rows: pa.Table, version: int) -> pa.Table:
+    """Item rows with the version that they are from."""
+    return rows.append_column("version", pa.array(np.full(len(rows), version, np.int64)))
+
+
+def fold(tables: Sequence[pa.Table]) -> States:
+    """The state after some item rows, oldest first: the last success of each identity, and failures since then."""
+    rows = pa.concat_tables([stamped(empty_rows(LIGHT), 0), *tables]).combine_chunks()
+    is_failed = pc.equal(rows["op"], "failed")
+    done = _last_of_each(rows.filter(pc.invert(is_failed)))
+    last = _last_of_each(rows)
+    return States(
+        live=done.filter(pc.not_equal(done["op"], "delete")), failed=last.filter(pc.equal(last["op"], "failed"))
+    )
+
+
+def advance(states: States, tables: Sequence[pa.Table]) -> States:
+    """The state after some more item rows."""
+    return fold([states.live, states.failed, *tables])
+
+
+def rows_in(rows: pa.Table, wanted: pa.Table) -> pa.Table:
+    """The rows that agree with a row of `wanted` in all of its columns."""
+    columns = wanted.schema.names
+    numbered = rows.select(columns).append_column("place", pa.array(np.arange(len(rows))))
+    places = numbered.join(wanted, columns, join_type="left semi")["place"]
+    return rows.take(places.combine_chunks().sort())
+
+
+def _last_of_each(rows: pa.Table) -> pa.Table:
+    numbered = rows.select(list(IDENTITY)).append_column("place", pa.array(np.arange(len(rows))))
+    last = numbered.group_by(list(IDENTITY)).aggregate([("place", "max")])["place_max"]
+    return rows.take(last).sort_by([(name, "ascending") for name in IDENTITY])
+
+
+def states_of(rows: pa.Table) -> list[ItemState]:
+    """Rows as values, for decisions that are made item by item."""
+    names = [name for name in ItemState.__dataclass_fields__ if name in rows.schema.names]
+    return [ItemState(**row) for row in rows.select(names).to_pylist()]
+
+
+def bounds_of(rows: pa.Table) -> tuple[float, float, float, float] | None:
+    """(xmin, ymin, xmax, ymax) over the items' boxes; None where none has chips."""
+    boxes = rows["bbox"].combine_chunks().drop_null()
+    if len(boxes) == 0:
+        return None
+    low = [pc.min(boxes.field(side)).as_py() for side in ("xmin", "ymin")]
+    high = [pc.max(boxes.field(side)).as_py() for side in ("xmax", "ymax")]
+    return (low[0], low[1], high[0], high[1])

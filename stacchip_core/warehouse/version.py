@@ -1,0 +1,175 @@
+"""An index at one version, read only when asked: its files, rows, items and scenes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from stacchip_core.errors import CorruptWarehouseError, LookupFailedError
+from stacchip_core.sources.scene import Scene
+from stacchip_core.warehouse.data import schema_of, union
+from stacchip_core.warehouse.entry import FileInfo, LogEntry
+from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, read_items, rows_in
+from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.store import Store
+
+RowGroups = tuple[int, ...] | None  # the live ones of a data file; None: all of them
+
+
+class IndexVersion(ABC):
+    """A collection or a combined index at one version. It never changes: the version names its bytes."""
+
+    def __init__(self, store: Store, name: str, entry: LogEntry) -> None:
+        """`entry` is the log entry that made the version."""
+        self.store = store
+        self.name = name
+        self.entry = entry
+
+    def __repr__(self) -> str:
+        """`<name>@<version>`, rows and hash."""
+        return f"<IndexVersion {self.name}@{self.version}: {self.count()} chips, sha256 {self.sha256[:12]}>"
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.entry.version
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its log entry: its identity."""
+        return self.entry.sha256
+
+    @property
+    def sources(self) -> tuple[Mapping[str, object], ...]:
+        """What it was made from: of a combined index, `collection`, `version` and `sha256` of each collection."""
+        return self.entry.sources
+
+    def count(self) -> int:
+        """Live rows, from the log alone."""
+        return self.entry.totals.chips
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[FileInfo, ...]:
+        """Data files that hold its rows, and dead rows too where it is a collection."""
+
+    @abstractmethod
+    def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
+        """Live item rows; `item` and `scene`, their JSON, only where asked for by name."""
+
+    @abstractmethod
+    def _scene_rows(self, keys: Collection[str]) -> pa.Table:
+        """Columns `key` and `scene` of items, newest last."""
+
+    @abstractmethod
+    def _live_files(self) -> Mapping[FileInfo, RowGroups]:
+        """Data files with live rows, and which of their row groups those are."""
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of the chip rows: every property that any of its files carries."""
+        return schema_of(union(info.columns for info in self.files))
+
+    def dataset(self) -> ds.Dataset:
+        """Its live rows, in the chip table's schema; damaged pages are an OSError, never wrong rows."""
+        filesystem = self.store.arrow_filesystem
+        options = ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
+        layout = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        live = self._live_files()
+        fragments = [
+            layout.make_fragment(self.store.path(info.path), filesystem, row_groups=groups and list(groups))
+            for info, groups in live.items()
+        ]
+        whole = ds.FileSystemDataset(fragments, self.schema, layout, filesystem)
+        if all(groups is None for groups in live.values()):
+            return whole
+        # pyarrow counts the rows of whole files, whatever row groups a fragment has, unless there is a filter
+        return whole.filter(pc.field("size_px") > 0)
+
+    def scenes(self, keys: Collection[str]) -> dict[str, Scene]:
+        """Scenes by key `<collection>/<item_id>`; of an item indexed at several sizes, its latest form.
+
+        Raises:
+            LookupFailedError: an item is not in the index.
+        """
+        rows = self._scene_rows(set(keys))
+        texts = dict(zip(rows["key"].to_pylist(), rows["scene"].to_pylist(), strict=True))
+        missing = sorted(set(keys) - texts.keys())
+        if missing:
+            raise LookupFailedError(f"{self.name}@{self.version} holds no item {', '.join(missing[:5])}")
+        return {key: Scene.from_json(texts[key]) for key in keys}
+
+
+class CollectionVersion(IndexVersion):
+    """A collection at one version: the log up to there, folded."""
+
+    def __init__(self, manifest: Manifest, entry: LogEntry) -> None:
+        """`entry` is the manifest's head."""
+        super().__init__(manifest.store, manifest.name, entry)
+        self._manifest = manifest
+
+    @cached_property
+    def _live(self) -> pa.Table:
+        return self._manifest.states().live
+
+    @property
+    def files(self) -> tuple[FileInfo, ...]:
+        """Data files with at least one live row."""
+        return tuple(self._live_files())
+
+    def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
+        """Live item rows; `item` and `scene`, their JSON, only where asked for by name."""
+        if set(columns) <= set(LIGHT):
+            return self._live.select(list(columns))
+        return self._manifest.rows_of(self._live, columns)
+
+    def failures(self) -> pa.Table:
+        """Item rows of failures that no later success has mended, with `stage` and `reason`."""
+        return self._manifest.states().failed
+
+    def _scene_rows(self, keys: Collection[str]) -> pa.Table:
+        live = self._manifest.states(keys).live
+        newest = live.group_by("key").aggregate([("version", "max")]).rename_columns(["key", "version"])
+        return self._manifest.rows_of(rows_in(live, newest), ["key", "scene"])
+
+    def _live_files(self) -> Mapping[FileInfo, RowGroups]:
+        known = self._manifest.data_files()
+        placed = self._live.filter(pc.is_valid(self._live["file"]))
+        by_file = placed.group_by("file").aggregate([("row_group", "list"), ("rows", "sum")]).sort_by("file")
+        found: dict[FileInfo, RowGroups] = {}
+        for row in by_file.to_pylist():
+            if row["file"] not in known:
+                raise CorruptWarehouseError(f"items of collection {self.name!r} name {row['file']!r}, the log does not")
+            info = known[row["file"]]
+            found[info] = None if row["rows_sum"] == info.rows else tuple(sorted(row["row_group_list"]))
+        return found
+
+
+class CombinedVersion(IndexVersion):
+    """A combined index at one version: all its files are listed, and all their rows are live."""
+
+    @property
+    def files(self) -> tuple[FileInfo, ...]:
+        """All data files of the version."""
+        return self.entry.files("data")
+
+    def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
+        """Item rows; `item` and `scene`, their JSON, only where asked for by name."""
+        wanted = list(dict.fromkeys([*columns, *IDENTITY]))
+        tables = [read_items(self.store, info, wanted) for info in self.entry.files("items")]
+        rows = pa.concat_tables([empty_rows(wanted), *tables])
+        return rows.sort_by([(name, "ascending") for name in IDENTITY]).select(list(columns))
+
+    def _scene_rows(self, keys: Collection[str]) -> pa.Table:
+        wanted = ["key", "scene", "updated"]
+        tables = [read_items(self.store, info, wanted, keys) for info in self.entry.files("items")]
+        rows = pa.concat_tables([empty_rows(wanted), *tables])
+        return rows.sort_by([("updated", "ascending")]).select(["key", "scene"])
+
+    def _live_files(self) -> Mapping[FileInfo, RowGroups]:
+        return dict.fromkeys(self.files)

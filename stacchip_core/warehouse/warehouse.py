@@ -1,0 +1,330 @@
+"""The warehouse: collections of indexed items and combined indexes, below one root on disk or in a bucket."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stacchip_core.errors import (
+    InputError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ReadError,
+    StoreError,
+    VersionNotFoundError,
+)
+from stacchip_core.index.indexer import IndexSettings
+from stacchip_core.sources.access import Storage
+from stacchip_core.sources.item import ItemSource, StacObject, StagedItem, read_item
+from stacchip_core.warehouse import batch
+from stacchip_core.warehouse.batch import BatchResult
+from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.commit import Commit, commit, read_work
+from stacchip_core.warehouse.entry import NAME, canonical
+from stacchip_core.warehouse.log import Log
+from stacchip_core.warehouse.manifest import Classified, Manifest, classify, collection_of
+from stacchip_core.warehouse.store import Store, open_store
+from stacchip_core.warehouse.version import CollectionVersion, CombinedVersion, IndexVersion
+
+FORMAT_KEY = "_format.json"
+FORMAT_NAME, FORMAT_VERSION = "stacchip-warehouse", 1
+FEATURES: frozenset[str] = frozenset()  # what a warehouse may ask of its readers, beyond the format version
+
+PAGE_ITEMS = 2000  # items of a commit: what a run that is killed may lose
+_BATCH_ITEMS = 16
+_THREADS = min(4, os.cpu_count() or 1)
+
+Items = Iterable[StacObject | Mapping[str, Any] | str | Path]
+
+
+class Warehouse:
+    """Indexed collections and combined indexes.
+
+    Any number of processes may use one warehouse at a time, on as many machines; the store is all they share.
+
+    Attributes:
+        root: local path or URL.
+        store: where everything is kept.
+        storage: endpoint, region and account of the store.
+        local_roots: local folders that items may be read from.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        create: bool = False,
+        storage: Storage | None = None,
+        local_roots: Iterable[str | Path] = (),
+    ) -> None:
+        """Open the warehouse at `root`, or make one there.
+
+        Args:
+            root: local path, or s3://bucket/prefix (gs:// and az:// through fsspec).
+            create: make one where there is none; the store is first tried for what commits depend on.
+            storage: endpoint, region and account of the store.
+            local_roots: local folders that items may be read from.
+
+        Raises:
+            InputError: no warehouse there, or one that a later release made.
+            UnsafeStoreError: the store can't hold a warehouse that several writers share.
+        """
+        self.storage = storage or Storage()
+        self.store: Store = open_store(root, self.storage)
+        self.root = self.store.root
+        self.local_roots = tuple(map(str, local_roots))
+        if create:
+            _make(self.store)
+        _check_format(self.store)
+
+    def __repr__(self) -> str:
+        """Class and root."""
+        return f"Warehouse({self.root!r})"
+
+    def index_items(self, items: Items, *, name: str | None = None, **settings: Any) -> Commit | list[Commit]:
+        """Index what is new or changed among items, and commit it.
+
+        Args:
+            items: `pystac.Item`, plain JSON, or paths or URLs of item files.
+            name: collection of the warehouse; None: made from each item's collection id.
+            settings: as for `Indexer`: chip_size, stride, edge, profile, max_nodata, grid, local_roots, storage.
+
+        Returns:
+            What was done; a list by name where the items belong to several collections.
+
+        Raises:
+            InputError: a setting is out of bounds, or two collection ids would share a name.
+        """
+        chosen, commits = _settings(settings), dict[str, Commit]()
+        roots = (*chosen.local_roots, *self.local_roots)
+        found = (_source_of(item, roots) for item in items)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            while page := list(islice(found, PAGE_ITEMS)):
+                for group, staged in _groups(page, name, chosen).items():
+                    own = chosen.model_copy(update={"local_roots": group[1]})
+                    done = self._index_group(pool, group[0], staged, own)
+                    commits[group[0]] = _together(commits.get(group[0]), done)
+        found_commits = [commits[one] for one in sorted(commits)]
+        return found_commits[0] if len(found_commits) == 1 else found_commits
+
+    def _index_group(
+        self, pool: ThreadPoolExecutor, name: str, items: Sequence[StagedItem], settings: IndexSettings
+    ) -> Commit:
+        found = self.classify(name, items, settings)
+        todo = (*found.new, *found.updated)
+        batches = [todo[start : start + _BATCH_ITEMS] for start in range(0, len(todo), _BATCH_ITEMS)]
+        parts = pool.map(lambda own: batch.index_batch(self.store, name, own, settings).part, batches)
+        return self.commit(name, list(parts), read_version=found.version)
+
+    def classify(self, name: str, items: Iterable[StagedItem], settings: IndexSettings) -> Classified:
+        """Compare items with what is indexed at the same size, stride and edge; reads no pixels, writes nothing.
+
+        Raises:
+            InputError: the collection holds items of another collection id.
+        """
+        return classify(self._manifest(name), items, settings)
+
+    def stage(self, items: Sequence[StagedItem]) -> str:
+        """Write items down for `index_batch`, without signatures; returns the key, which is all that has to travel."""
+        return batch.stage(self.store, items)
+
+    def index_batch(self, name: str, staged_key: str, settings: IndexSettings) -> BatchResult:
+        """Index the items of a staged file; those that fail are rows of the result's part. Nothing is committed yet.
+
+        Raises:
+            TransientStoreError, StoreError: the warehouse could not be read or written.
+        """
+        roots = tuple(dict.fromkeys((*settings.local_roots, *self.local_roots)))
+        staged = batch.read_staged(self.store, staged_key)
+        own = settings.model_copy(update={"local_roots": roots})
+        return batch.index_batch(self.store, _checked_name(name), staged, own)
+
+    def commit(
+        self,
+        name: str,
+        parts: Sequence[str],
+        *,
+        read_version: int,
+        sources: Iterable[Mapping[str, object]] = (),
+    ) -> Commit:
+        """Make what batches have left the next version of a collection; nothing new, nothing is written.
+
+        Committing the same parts again is harmless: what is there already is no news.
+
+        Args:
+            name: of the collection.
+            parts: of the batches' results.
+            read_version: `Classified.version`.
+            sources: where the items came from, as JSON; kept in the log.
+
+        Raises:
+            InputError: items of another collection id, or parts written too long ago.
+            CommitConflictError: lost too many races: run again.
+            CommitUnknownError: nobody answered; the next run will see. Nothing is removed.
+        """
+        manifest = self._manifest(name)
+        work = read_work(self.store, parts, read_version=read_version, sources=sources)
+        return commit(manifest, work)
+
+    def collections(self) -> list[str]:
+        """Names of the collections that have a version."""
+        return self._names("collections")
+
+    def combined_names(self) -> list[str]:
+        """Names of the combined indexes that have a version."""
+        return self._names("combined")
+
+    def collection(self, name: str, version: int | None = None) -> CollectionVersion:
+        """A collection at a version; None: the newest.
+
+        Raises:
+            VersionNotFoundError: lists what there is.
+        """
+        manifest = Manifest.load(self.store, _checked_name(name), version)
+        if manifest.head is None:
+            raise self._no_such("collection", name, self.collections())
+        return CollectionVersion(manifest, manifest.head)
+
+    def combined(self, name: str, version: int | None = None) -> CombinedVersion:
+        """A combined index at a version; None: the newest.
+
+        Raises:
+            VersionNotFoundError: lists what there is.
+        """
+        log = Log(self.store, f"combined/{_checked_name(name)}")
+        entry = log.newest() if version is None else log.read(version)
+        if entry is None:
+            raise self._no_such("combined index", name, self.combined_names())
+        return CombinedVersion(self.store, name, entry)
+
+    def merge(self, name: str, collections: Sequence[str]) -> IndexVersion:
+        """Bring a combined index up to date with collections; where nothing changed, its present version.
+
+        Raises:
+            VersionNotFoundError: no such collection; lists those there are.
+            InputError: no collections, or ones that can't stand in one index.
+        """
+        known = set(self.collections())
+        for collection in collections:
+            if collection not in known:
+                raise self._no_such("collection", collection, sorted(known))
+        return merge(self.store, _checked_name(name), collections)
+
+    def _manifest(self, name: str) -> Manifest:
+        return Manifest.load(self.store, _checked_name(name))
+
+    def _names(self, kind: str) -> list[str]:
+        names = [name for name in self.store.folders(kind) if NAME.fullmatch(name)]
+        return [name for name in names if self.store.exists(Log(self.store, f"{kind}/{name}").key(1))]
+
+    def _no_such(self, kind: str, name: str, there: Sequence[str]) -> VersionNotFoundError:
+        return VersionNotFoundError(f"{self.root}: no {kind} {name!r}; there are {', '.join(there) or 'none yet'}")
+
+
+def safe_name(collection_id: str) -> str:
+    """The name a collection id gets in a warehouse: [a-z0-9-], at most 63 characters.
+
+    Raises:
+        InputError: nothing is left of it.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", collection_id.lower()).strip("-")[:63].rstrip("-")
+    if not name:
+        raise InputError(f"collection id {collection_id!r} holds no letter or digit to name it by: pass name=")
+    return name
+
+
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} is no name for a collection or index: use a-z, 0-9 and '-', at most 63, such as "
+            f"{safe_name(name or 'my-collection')!r}"
+        )
+    return name
+
+
+def _make(store: Store) -> None:
+    """Put the format file there, once; whoever is second finds the first one's."""
+    if store.exists(FORMAT_KEY):
+        return
+    store.probe()
+    format_file = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "features": [], "uuid": str(uuid.uuid4())}
+    with suppress(ObjectExistsError):  # another process was faster, or an answer was lost: either is checked next
+        store.create(FORMAT_KEY, canonical(format_file))
+
+
+def _check_format(store: Store) -> None:
+    where = f"{store.root}/{FORMAT_KEY}"
+    try:
+        found = json.loads(store.read(FORMAT_KEY))
+    except ObjectNotFoundError as err:
+        raise InputError(
+            f"{store.root} is no warehouse: it has no {FORMAT_KEY}; Warehouse(root, create=True) makes one"
+        ) from err
+    except ValueError as err:
+        raise StoreError(f"{where} is damaged: {err}") from err
+    if not isinstance(found, dict) or found.get("format") != FORMAT_NAME:
+        raise InputError(f"{where} is not that of a warehouse: expected format {FORMAT_NAME!r}")
+    if found.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{where}: format version {found.get('version')!r}; this release reads {FORMAT_VERSION}: "
+            "install a newer stacchip-core"
+        )
+    unknown = sorted(set(map(str, found.get("features") or ())) - FEATURES)
+    if unknown:
+        raise InputError(f"{where} asks for {', '.join(unknown)}: install a newer stacchip-core")
+
+
+def _settings(given: Mapping[str, Any]) -> IndexSettings:
+    try:
+        roots = tuple(map(str, given.get("local_roots") or ()))
+        return IndexSettings.model_validate(
+            {**given, "local_roots": roots, "storage": given.get("storage") or Storage()}
+        )
+    except ValidationError as err:
+        problems = (f"{'.'.join(map(str, p['loc']))}: {p['msg']} (found {p['input']!r})" for p in err.errors())
+        raise InputError("; ".join(problems)) from err
+
+
+def _source_of(item: Any, roots: tuple[str, ...]) -> tuple[StagedItem, tuple[str, ...]]:
+    """An item as given, and the local folders it may read from; one that can't be read has `error` set."""
+    try:
+        source: ItemSource = read_item(item, roots)
+    except ReadError as err:
+        return StagedItem({"id": str(item)}, error=str(err)), roots
+    return StagedItem(source.item, source.base), source.local_roots
+
+
+def _groups(
+    page: Sequence[tuple[StagedItem, tuple[str, ...]]], name: str | None, settings: IndexSettings
+) -> dict[tuple[str, tuple[str, ...]], list[StagedItem]]:
+    """Items by the name they go to and the folders they may read: one folder's paths mean nothing in another."""
+    names = [name or _name_of(staged, settings) for staged, _ in page]
+    known = sorted({one for one in names if one})
+    groups: dict[tuple[str, tuple[str, ...]], list[StagedItem]] = {}
+    for one, (staged, roots) in zip(names, page, strict=True):
+        if not one and len(known) != 1:
+            raise InputError(f"{staged.error}; its collection is not known either: pass name= to record the failure")
+        groups.setdefault((one or known[0], roots), []).append(staged)
+    return groups
+
+
+def _name_of(staged: StagedItem, settings: IndexSettings) -> str:
+    return "" if staged.error else safe_name(collection_of(staged.item, settings))
+
+
+def _together(before: Commit | None, after: Commit) -> Commit:
+    if before is None:
+        return after
+    sums = {field: getattr(before, field) + getattr(after, field) for field in ("new", "updated", "failed", "chips")}
+    return replace(after, **sums)
