@@ -1,0 +1,144 @@
+"""A chip dataset: made from a spec in a warehouse, and read back chip by chip."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.lock import DatasetLock, ShardInfo
+from stacchip_core.chips.shards import READERS, Pixels, Shard, stored_size
+from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError
+from stacchip_core.sources.access import Storage
+from stacchip_core.warehouse.store import Store, open_store
+from stacchip_core.warehouse.warehouse import Warehouse
+
+__all__ = ["Dataset", "finish", "is_finished", "materialize", "prepare", "write_shard"]
+
+logger = logging.getLogger(__name__)
+
+_OPEN_SHARDS = 8  # shards whose headers a dataset keeps at hand
+
+
+def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = None) -> Dataset:
+    """Write the chips a spec means as a dataset of the warehouse, or finish or find the one already there.
+
+    A chip that can't be read becomes a failure, and the rest is written.
+
+    Args:
+        warehouse: holds the index, and takes the dataset.
+        spec: which chips, of which bands, in which form.
+        storage: how to reach the items' assets; None: as the warehouse is reached.
+
+    Raises:
+        SpecError: see `select`; or the dataset's name is taken by another spec.
+        ReadError: not one chip could be read.
+    """
+    plan = prepare(warehouse, spec)
+    if not is_finished(warehouse, spec.name):
+        for number in range(len(plan.shards)):
+            write_shard(warehouse, spec.name, number, storage=storage)
+            logger.info("dataset %r: shard %d of %d", spec.name, number + 1, len(plan.shards))
+    finish(warehouse, spec.name)
+    return Dataset.open(f"{warehouse.root}/datasets/{spec.name}", warehouse.storage)
+
+
+class Dataset:
+    """A finished dataset: `dataset[i]` is a chip, band -> array (layers, height, width).
+
+    Shards are opened when first needed, so that a dataset may be handed to another process, or opened before
+    a fork.
+
+    Attributes:
+        path: folder or URL of the dataset.
+        lock: what it was made from.
+        chips: one row per chip, in the order of the dataset, with `shard` and `offset`.
+        failures: chips that could not be read, with `reason`.
+    """
+
+    def __init__(self, store: Store, storage: Storage | None = None) -> None:
+        """Take the dataset at the root of a store; use `Dataset.open`."""
+        self.path = store.root
+        self.lock = DatasetLock.model_validate_json(store.read("dataset.json"))
+        content = store.read("chips.parquet")
+        if hashlib.sha256(content).hexdigest() != self.lock.chips_sha256:
+            raise CorruptWarehouseError(f"dataset {self.path}: chips.parquet is not the one that the lock names")
+        everything = pq.read_table(io.BytesIO(content)).replace_schema_metadata(None)
+        is_there = pc.equal(everything["status"], "ok")
+        self.chips: pa.Table = everything.filter(is_there)
+        self.failures: pa.Table = everything.filter(pc.invert(is_there))
+        self._storage = storage
+        self._store = store
+        self._shard_numbers = self.chips["shard"].to_numpy()
+        self._offsets = self.chips["offset"].to_numpy()
+        self._open: dict[tuple[int, int], Shard] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, storage: Storage | None = None) -> Dataset:
+        """The dataset in a local folder or at a URL.
+
+        Raises:
+            ObjectNotFoundError: there is no lock: no dataset, or one not finished.
+        """
+        return cls(open_store(path, storage), storage)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens it anew."""
+        return (Dataset.open, (self.path, self._storage))
+
+    def __repr__(self) -> str:
+        """Name, index version and size."""
+        return f"Dataset({self.lock.name!r}, {self.lock.index}, {len(self)} chips)"
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return int(self.chips.num_rows)
+
+    def __getitem__(self, place: int) -> dict[str, Pixels]:
+        """The chip of row `place`.
+
+        Raises:
+            ChipNotFoundError: there is no such row.
+            CorruptWarehouseError: its shard is not whole.
+        """
+        if not -len(self) <= place < len(self):
+            raise ChipNotFoundError(
+                f"dataset {self.lock.name!r}: there is no chip {place}; they run from 0 to {len(self) - 1}"
+            )
+        place %= len(self)
+        return self._shard(int(self._shard_numbers[place])).chip(int(self._offsets[place]))
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], dict[str, Pixels]]]:
+        """Rows of `chips` (columns to values, without geometry), and their chips."""
+        rows = self.chips.drop_columns(["geometry", "bbox"])
+        for place in range(len(self)):  # one chip in memory at a time
+            yield rows.slice(place, 1).to_pylist()[0], self[place]
+
+    def _shard(self, number: int) -> Shard:
+        """An open shard of this process; the least recently opened is let go."""
+        key = (os.getpid(), number)
+        if key not in self._open:
+            self._open[key] = self._opened(self.lock.shards[number])
+            while len(self._open) > _OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+        return self._open[key]
+
+    def _opened(self, info: ShardInfo) -> Shard:
+        """A shard, whole: Zarr would read a file that is missing as nodata."""
+        size = 0 if info.key is None else stored_size(self._store, info.key)
+        if info.key is None or size != info.size:
+            raise CorruptWarehouseError(
+                f"dataset {self.path}: shard {info.key or info.number} is {size} bytes, the lock says {info.size}: "
+                "files of it are missing or cut short"
+            )
+        return READERS[self.lock.spec.format](self._store, info.key)

@@ -1,0 +1,163 @@
+"""What a dataset was made from, exactly: the lock, and the plan and records that lead to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+from pydantic import BaseModel, ConfigDict
+
+from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.sources.cog import gdal_version
+
+LOCK_FORMAT = 1
+
+# Libraries that have a say in the bytes of a dataset.
+_LIBRARIES = ("stacchip-core", "numpy", "pyarrow", "pyproj", "rasterio", "shapely", "zarr", "numcodecs")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IndexPin(_Frozen):
+    """A version of a combined index, and the checksum that names its bytes."""
+
+    name: str
+    version: int
+    sha256: str
+
+    def __str__(self) -> str:
+        """As people write it."""
+        return f"{self.name}@{self.version}"
+
+
+class PlannedShard(_Frozen):
+    """Chips of one collection that go into one shard."""
+
+    collection: str
+    chips: int
+
+
+class DatasetPlan(_Frozen):
+    """What a dataset will hold: which chips in which shard, fixed before any pixel is read.
+
+    Attributes:
+        spec: with the index version filled in.
+        is_latest: whether the spec asked for the latest version, not for this one.
+        bands: per collection, resolved.
+        null_fractions: column -> chips that pass its threshold because their fraction is null.
+    """
+
+    spec: ChipSpec
+    is_latest: bool
+    index: IndexPin
+    profiles: dict[str, str]
+    bands: dict[str, tuple[str, ...]]
+    null_fractions: dict[str, int]
+    shards: tuple[PlannedShard, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.spec.name
+
+    @property
+    def chips(self) -> int:
+        """Chips in all shards."""
+        return sum(shard.chips for shard in self.shards)
+
+
+class ShardInfo(_Frozen):
+    """A written shard.
+
+    Attributes:
+        number: its place in the plan.
+        key: below the dataset's folder; None where no chip of it could be read.
+        chips: how many it holds.
+        failures: how many of those planned could not be read.
+        size: bytes of all its files.
+        sha256: of its file, or of the `sha256sum` listing of its files.
+        arrays_sha256: of chip ids and pixels, whatever the format.
+    """
+
+    number: int
+    collection: str
+    key: str | None
+    chips: int
+    failures: int
+    size: int
+    sha256: str | None
+    arrays_sha256: str | None
+
+
+class Failure(_Frozen):
+    """A chip that could not be read, and why."""
+
+    chip_id: str
+    reason: str
+
+
+class ShardRecord(_Frozen):
+    """Kept beside the shards while a dataset is being made, so that a killed run carries on."""
+
+    info: ShardInfo
+    failures: tuple[Failure, ...]
+
+
+class DatasetLock(_Frozen):
+    """The lock, `dataset.json`: the same lock means the same pixels; with the same libraries, the same bytes.
+
+    Attributes:
+        radiometry: "raw": values as stored in the assets, neither scaled nor offset.
+        chips_sha256: of `chips.parquet`.
+    """
+
+    format: int
+    spec: ChipSpec
+    spec_sha256: str
+    index: IndexPin
+    profiles: dict[str, str]
+    bands: dict[str, tuple[str, ...]]
+    libraries: dict[str, str]
+    radiometry: str
+    chips: int
+    failures: int
+    null_fractions: dict[str, int]
+    chips_sha256: str
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.spec.name
+
+
+def spec_sha256(spec: ChipSpec) -> str:
+    """Checksum of a spec's canonical JSON."""
+    return hashlib.sha256(canonical_json(spec.model_dump(mode="json"))).hexdigest()
+
+
+def canonical_json(value: Mapping[str, object]) -> bytes:
+    """JSON with sorted keys and no spaces: equal values, equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def readable_json(value: BaseModel) -> bytes:
+    """Indented JSON in the order of the fields, for files that people open."""
+    return (value.model_dump_json(indent=2) + "\n").encode()
+
+
+@lru_cache(maxsize=1)
+def library_versions() -> dict[str, str]:
+    """Version of each library that has a say in the bytes of a dataset."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return {**found, "gdal": gdal_version()}

@@ -1,0 +1,196 @@
+"""From a ChipSpec to the chips it means: checked against the index, filtered, drawn by the seed."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import shapely
+
+from stacchip_core.chips.conditions import THRESHOLDS, Condition, all_of, boxes, conditions, words_for
+from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.errors import SpecError
+from stacchip_core.index.chip_index import ChipIndex
+from stacchip_core.index.grid import GridSpec
+from stacchip_core.sources.scene import Scene
+from stacchip_core.warehouse.version import IndexVersion
+from stacchip_core.warehouse.warehouse import Warehouse
+
+logger = logging.getLogger(__name__)
+
+_DRAW = "__draw"  # the seeded hash, while rows are being drawn
+_PRUNE_ROWS = 20_000  # rows gathered beyond twice the limit before the surplus is let go
+
+
+def select(warehouse: Warehouse, spec: ChipSpec) -> ChipIndex:
+    """The chips a spec means, and just their scenes, in the order of the seeded draw.
+
+    A draw is without replacement and depends on the seed and the chip ids alone, not on how the index is
+    stored: the `limit` chips with the smallest keyed hash. When an index grows, chips drawn before keep their
+    order, and leave only where the limit makes room for new ones with a smaller hash.
+
+    Raises:
+        VersionNotFoundError: no such index or version.
+        SpecError: asks for what the index does not hold (lists what it holds), or leaves no chip.
+    """
+    version = warehouse.combined(spec.index, spec.version)
+    return select_from(version, spec, local_roots=tuple(warehouse.local_roots))
+
+
+def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str, ...] = ()) -> ChipIndex:
+    """`select` on an index version already at hand."""
+    index = f"{version.name}@{version.version}"
+    collections = check_settings(version.items(), spec, index)
+    wanted = conditions(spec, collections)
+    dataset = version.dataset()
+    table = draw(dataset, wanted, spec)
+    if table.num_rows == 0:
+        raise SpecError(f"chip spec {spec.name!r}: {_explain_empty(dataset, wanted, spec, index)}")
+    keys = scene_keys(table)
+    scenes = version.scenes(keys)
+    check_bands(scenes.values(), spec)
+    logger.info("chip spec %r: %d chips of %d items of %s", spec.name, table.num_rows, len(keys), index)
+    for column, count in null_fractions(table, spec).items():
+        logger.info("chip spec %r: %d chips pass with no %s", spec.name, count, column)
+    return ChipIndex(table, scenes, (spec.grid,), local_roots)
+
+
+def check_settings(items: pa.Table, spec: ChipSpec, index: str) -> tuple[str, ...]:
+    """Collections to take, each of which the index holds with the chip size, stride and edge asked for.
+
+    Args:
+        items: live items of the index: `key`, `item_id`, `size_px`, `stride_px`, `edge`.
+        spec: what is asked for.
+        index: `<name>@<version>`, for the messages.
+
+    Raises:
+        SpecError: lists the collections, or the settings, that there are.
+    """
+    held = _grids_by_collection(items)
+    for name in spec.chosen_collections:
+        if name not in held:
+            close = difflib.get_close_matches(name, held, n=1)
+            raise SpecError(
+                f"chip spec {spec.name!r}: index {index} holds no collection {name!r}"
+                f"{f', did you mean {close[0]!r}?' if close else ';'} it holds {', '.join(sorted(held)) or 'nothing'}"
+            )
+    chosen = spec.chosen_collections or tuple(sorted(held))
+    for name in chosen:
+        if spec.grid not in held[name]:
+            raise SpecError(
+                f"chip spec {spec.name!r}: {name} is not indexed in {index} with {words_for(spec.grid)}; "
+                f"it is with {' or '.join(map(words_for, sorted(held[name], key=str)))}. "
+                "Ask for one of these, index it so, or name only the other collections"
+            )
+    return chosen
+
+
+def check_bands(scenes: Iterable[Scene], spec: ChipSpec) -> None:
+    """Refuse a band that no chosen scene of its collection has.
+
+    Raises:
+        SpecError: lists the bands there are.
+    """
+    held: dict[str, dict[str, None]] = {}
+    for scene in scenes:
+        held.setdefault(scene.collection, {}).update(dict.fromkeys(scene.band_names))
+    for choice in spec.bands:
+        names = held.get(choice.collection)
+        if names is None:  # no chip of it was chosen
+            continue
+        for band in choice.bands:
+            if band not in names:
+                close = difflib.get_close_matches(band, names, n=1)
+                raise SpecError(
+                    f"chip spec {spec.name!r}: {choice.collection} has no band {band!r}"
+                    f"{f', did you mean {close[0]!r}?' if close else ';'} it has {', '.join(names)}"
+                )
+
+
+def draw(dataset: ds.Dataset, wanted: Sequence[Condition], spec: ChipSpec) -> pa.Table:
+    """Rows that meet the conditions, by ascending keyed hash, at most `limit` of them.
+
+    The index is read once, in batches; beside the rows kept, only some batches are in memory at a time.
+    """
+    area = None if spec.bbox is None else shapely.union_all([shapely.box(*box) for box in boxes(spec.bbox)])
+    kept: list[pa.Table] = []
+    gathered = 0
+    batches = dataset.to_batches(filter=all_of(wanted), batch_readahead=4, fragment_readahead=2)
+    for batch in batches:
+        rows = _within(pa.Table.from_batches([batch]), area)
+        if rows.num_rows == 0:
+            continue
+        hashes = keyed_hashes(rows["chip_id"].to_pylist(), spec.seed)
+        kept.append(rows.append_column(_DRAW, pa.array(hashes)))
+        gathered += rows.num_rows
+        if spec.limit is not None and gathered > 2 * spec.limit + _PRUNE_ROWS:
+            kept = [_smallest(pa.concat_tables(kept), spec.limit)]
+            gathered = kept[0].num_rows
+    if not kept:
+        return dataset.schema.empty_table()
+    return _smallest(pa.concat_tables(kept), spec.limit).drop_columns([_DRAW])
+
+
+def keyed_hashes(chip_ids: Sequence[str], seed: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """One number per chip id, uniform and independent for different seeds: BLAKE2b keyed by the seed."""
+    keyed = hashlib.blake2b(digest_size=8, key=seed.to_bytes(8, "big"))
+    digests = []
+    for chip_id in chip_ids:  # no array form of a keyed hash that is the same everywhere; about a microsecond each
+        one = keyed.copy()
+        one.update(chip_id.encode())
+        digests.append(one.digest())
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def null_fractions(table: pa.Table, spec: ChipSpec) -> dict[str, int]:
+    """Column -> rows that pass its threshold because the fraction is null, where there are any."""
+    counts = {
+        column: table[column].null_count for name, column in THRESHOLDS.items() if getattr(spec, name) is not None
+    }
+    return {column: count for column, count in counts.items() if count}
+
+
+def scene_keys(table: pa.Table) -> list[str]:
+    """Keys `<collection>/<item_id>` of the scenes that rows belong to, each once, sorted."""
+    pairs = table.select(["collection", "item_id"]).group_by(["collection", "item_id"]).aggregate([])
+    return sorted(f"{row['collection']}/{row['item_id']}" for row in pairs.to_pylist())
+
+
+def _within(rows: pa.Table, area: shapely.Geometry | None) -> pa.Table:
+    """Rows whose polygon meets `area`."""
+    if area is None or rows.num_rows == 0:
+        return rows
+    polygons = shapely.from_wkb(rows["geometry"].to_numpy())
+    shapely.prepare(area)
+    return rows.filter(pa.array(shapely.intersects(area, polygons)))
+
+
+def _smallest(rows: pa.Table, limit: int | None) -> pa.Table:
+    order = pc.sort_indices(rows, sort_keys=[(_DRAW, "ascending"), ("chip_id", "ascending")])
+    return rows.combine_chunks().take(order[:limit])
+
+
+def _grids_by_collection(items: pa.Table) -> dict[str, set[GridSpec]]:
+    """Collection -> how its items have been cut."""
+    held: dict[str, set[GridSpec]] = {}
+    columns = (items[name].to_pylist() for name in ("key", "item_id", "size_px", "stride_px", "edge"))
+    for key, item_id, size, stride, edge in zip(*columns, strict=True):  # items, not chips
+        held.setdefault(key.removesuffix(f"/{item_id}"), set()).add(GridSpec(size, stride, edge))
+    return held
+
+
+def _explain_empty(dataset: ds.Dataset, wanted: Sequence[Condition], spec: ChipSpec, index: str) -> str:
+    """How many chips are left after each condition, up to the one that leaves none."""
+    steps = [f"{index} has {dataset.count_rows()} chips"]
+    for place in range(1, len(wanted) + 1):
+        count = dataset.count_rows(filter=all_of(wanted[:place]))
+        steps.append(f"{wanted[place - 1].words}: {count}")
+        if count == 0:
+            return f"{wanted[place - 1].words} leaves no chip ({', '.join(steps)})"
+    return f"no chip's outline meets the area, though bounding boxes do ({', '.join(steps)})"

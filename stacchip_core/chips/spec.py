@@ -1,0 +1,250 @@
+"""What a chip dataset shall be made of, said once: the configuration of `select` and `materialize`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stacchip_core.errors import SpecError
+from stacchip_core.index.grid import Edge, GridSpec
+from stacchip_core.sources.interval import parse_interval
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+
+def _number_properties(schema: dict[str, Any]) -> None:
+    """Give each property its place; Prefect's form on PostgreSQL shuffles nested fields without it."""
+    for position, entry in enumerate(schema.get("properties", {}).values()):
+        entry["position"] = position
+
+
+class BandChoice(BaseModel):
+    """Bands to cut from one collection."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_number_properties)
+
+    collection: str = Field(title="Collection", description="Collection id in the index.", min_length=1)
+    bands: tuple[str, ...] = Field(
+        title="Bands",
+        description="Band names of its profile, in the order wanted.",
+        min_length=1,
+        max_length=64,
+    )
+
+    @field_validator("bands")
+    @classmethod
+    def _once_each(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [band for band in bands if bands.count(band) > 1]:
+            raise ValueError(f"band {twice[0]!r} is listed twice")
+        return bands
+
+
+class ChipSpec(BaseModel):
+    """Which chips, of which bands, in which form; checked against the index before any pixel is read.
+
+    A threshold of 0 means 0. A chip whose fraction is null (clouds do not apply to radar) passes every
+    threshold.
+
+    Raises:
+        SpecError: (also a ValueError) names each wrong key and what it may be.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_number_properties)
+
+    name: str = Field(
+        title="Name",
+        description="Name of the dataset: lower case letters, digits, hyphens.",
+        pattern=NAME_PATTERN,
+    )
+    index: str = Field(title="Index", description="Combined index to choose from.", pattern=NAME_PATTERN)
+    version: int | None = Field(
+        None,
+        title="Index version",
+        description="None takes the latest, and the lock says which that was.",
+        ge=1,
+    )
+    collections: tuple[str, ...] = Field(
+        (),
+        title="Collections",
+        description="Collection ids; empty takes those named under bands, or else all of the index.",
+        max_length=64,
+    )
+    datetime: str | None = Field(
+        None,
+        title="Time",
+        description="Instant, day, month, year or 'start/end', both ends included; '..' is an open end.",
+        max_length=80,
+    )
+    bbox: tuple[float, float, float, float] | None = Field(
+        None,
+        title="Area",
+        description="west, south, east, north in degrees; west > east crosses the antimeridian.",
+    )
+    max_nodata: float | None = Field(
+        None, title="Most nodata", description="Largest nodata fraction, of all pixels.", ge=0, le=1
+    )
+    max_cloud: float | None = Field(
+        None, title="Most cloud", description="Largest cloud fraction, of valid pixels.", ge=0, le=1
+    )
+    max_shadow: float | None = Field(
+        None, title="Most shadow", description="Largest cloud shadow fraction, of valid pixels.", ge=0, le=1
+    )
+    max_snow: float | None = Field(
+        None, title="Most snow", description="Largest snow fraction, of valid pixels.", ge=0, le=1
+    )
+    max_water: float | None = Field(
+        None, title="Most water", description="Largest water fraction, of valid pixels.", ge=0, le=1
+    )
+    limit: int | None = Field(
+        None, title="Limit", description="At most this many chips, drawn without replacement.", ge=1
+    )
+    seed: int = Field(0, title="Seed", description="Decides which chips are drawn, and their order.", ge=0, lt=2**63)
+    size: int = Field(256, title="Chip size", description="Pixels of the reference grid.", ge=1, le=8192)
+    stride: int | None = Field(
+        None, title="Stride", description="Pixels between chip starts; none: the chip size.", ge=1, le=8192
+    )
+    edge: Edge = Field(
+        "drop", title="Edges", description="How the indexed grid treats the last, incomplete column and row."
+    )
+    bands: tuple[BandChoice, ...] = Field(
+        (),
+        title="Bands",
+        description="Bands per collection; a collection left out gives all bands of its profile.",
+        max_length=64,
+    )
+    resampling: Literal["nearest", "bilinear", "cubic", "average"] = Field(
+        "nearest",
+        title="Resampling",
+        description="How continuous bands of another resolution come to chip pixels; classes: nearest.",
+    )
+    native: bool = Field(
+        False,
+        title="Native pixels",
+        description="Leave each band at its own resolution instead of resampling it.",
+    )
+    format: Literal["zarr", "npz"] = Field("zarr", title="Format", description="Form of the shards.")
+    shard_size: int = Field(
+        128,
+        title="Shard size",
+        description="Chips per shard; a shard is held in memory while written.",
+        ge=1,
+        le=4096,
+    )
+
+    if not TYPE_CHECKING:  # type checkers and editors keep the signature made from the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as err:
+                raise SpecError(_explain(err, values.get("name"))) from err
+
+    @classmethod
+    def load(cls, source: str | Path | Mapping[str, Any]) -> Self:
+        """Build a spec from a mapping, or from the path of a YAML or JSON file that holds one.
+
+        Raises:
+            SpecError: no such file, no mapping in it, or wrong keys and values.
+        """
+        values = source if isinstance(source, Mapping) else _read_mapping(Path(source))
+        return cls(**{str(key): value for key, value in values.items()})
+
+    @property
+    def grid(self) -> GridSpec:
+        """How scenes must have been cut; the stride is the chip size where none was given."""
+        return GridSpec(self.size, self.size if self.stride is None else self.stride, self.edge)
+
+    @property
+    def chosen_collections(self) -> tuple[str, ...]:
+        """Collections asked for, by `collections` or by `bands`; empty means all of the index."""
+        return self.collections or tuple(choice.collection for choice in self.bands)
+
+    def bands_of(self, collection: str) -> tuple[str, ...] | None:
+        """Bands asked of a collection; None means all of its profile."""
+        return next((choice.bands for choice in self.bands if choice.collection == collection), None)
+
+    @field_validator("collections")
+    @classmethod
+    def _collections_once_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"collection {twice[0]!r} is listed twice")
+        return names
+
+    @field_validator("datetime", mode="before")
+    @classmethod
+    def _yaml_dates_as_text(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, dt.date) else value  # YAML reads 2024-01-01 as a date
+
+    @field_validator("datetime")
+    @classmethod
+    def _interval_is_readable(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_interval(text)
+        return text
+
+    @field_validator("bbox")
+    @classmethod
+    def _bbox_lies_on_earth(
+        cls, bbox: tuple[float, float, float, float] | None
+    ) -> tuple[float, float, float, float] | None:
+        if bbox is None:
+            return None
+        west, south, east, north = bbox
+        if not (abs(west) <= 180 and abs(east) <= 180 and -90 <= south < north <= 90 and west != east):
+            raise ValueError(
+                "expected west, south, east, north in degrees, longitudes within -180..180, latitudes "
+                f"within -90..90, south < north, west and east apart; found {bbox}"
+            )
+        return bbox
+
+    @model_validator(mode="after")
+    def _bands_belong_to_collections(self) -> Self:
+        named = [choice.collection for choice in self.bands]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise ValueError(f"bands: collection {twice[0]!r} is listed twice; list all its bands in one entry")
+        if self.collections and (left_out := sorted({*named} - {*self.collections})):
+            raise ValueError(
+                f"bands: collection {left_out[0]!r} is not among the collections "
+                f"{', '.join(self.collections)}; add it there, or leave it out here"
+            )
+        return self
+
+
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except FileNotFoundError as err:
+        raise SpecError(f"there is no chip spec file {str(path)!r}") from err
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise SpecError(f"chip spec {path.name}: not readable as YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(data, Mapping):
+        raise SpecError(f"chip spec {path.name}: expected keys and values, found {type(data).__name__}")
+    return data
+
+
+def _explain(err: ValidationError, name: object) -> str:
+    """One line for all that is wrong, keys first."""
+    problems = "; ".join(_explain_one(problem) for problem in err.errors(include_url=False))
+    return f"chip spec{f' {name!r}' if isinstance(name, str) else ''}: {problems}"
+
+
+def _explain_one(problem: Any) -> str:
+    path: tuple[int | str, ...] = problem["loc"]
+    key = ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
+        known = sorted((BandChoice if path[0] == "bands" else ChipSpec).model_fields)
+        close = difflib.get_close_matches(str(path[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"keys are {', '.join(known)}"
+        return f"unknown key {key!r}, {hint}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    found = problem.get("input")
+    shown = f", found {found!r}" if isinstance(found, str | int | float) and repr(found) not in message else ""
+    return f"{key}: {message}{shown}" if key else f"{message}"

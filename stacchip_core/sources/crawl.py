@@ -1,0 +1,192 @@
+"""Static catalogs and item files: reading plain JSON along `child` and `item` links, on disk or over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+from stacchip_core.errors import HrefRefusedError, InputError, ReadError, StacchipError
+from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.item import StagedItem, read_json
+from stacchip_core.sources.source import local_path
+
+Document = dict[str, Any]
+
+
+class Place(Protocol):
+    """Where documents lie, and which of their links may be followed."""
+
+    def read(self, href: str) -> Document:
+        """The JSON object at `href`; raises ReadError."""
+        ...
+
+    def follow(self, link: str, parent: str) -> str:
+        """Full href of a link found in the document `parent`; raises HrefRefusedError where it leads away."""
+        ...
+
+    def base(self, href: str) -> str:
+        """What the relative hrefs of an item read at `href` are relative to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Files below `roots`; an href is an absolute path."""
+
+    roots: tuple[str, ...]
+
+    def read(self, href: str) -> Document:
+        """The JSON object in a file."""
+        return read_json(href)
+
+    def follow(self, link: str, parent: str) -> str:
+        """Absolute path of `link`, relative to the folder of `parent`; symbolic links are resolved first."""
+        path = local_path(link) if link.startswith("file://") else None
+        if path is None and "://" in link:
+            raise HrefRefusedError(
+                f"{parent} links to {unsigned_href(link)}: a local catalog may not lead to a network"
+            )
+        path = path or (Path(parent).parent / unquote(link)).resolve()
+        if not any(path.is_relative_to(root) for root in self.roots):
+            raise HrefRefusedError(
+                f"{parent} links to {path}, outside the folders that may be read ({', '.join(self.roots)}); "
+                "add its folder to local_roots"
+            )
+        return str(path)
+
+    def base(self, href: str) -> str:
+        """Folder of `href` relative to the first root that holds it; "" is the root itself."""
+        folder = Path(href).parent
+        root = next(root for root in self.roots if folder.is_relative_to(root))
+        relative = folder.relative_to(root).as_posix()
+        return "" if relative == "." else relative
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """Documents of one host; an href is a URL."""
+
+    origin: str
+    fetch: Callable[[str], Document]
+
+    def read(self, href: str) -> Document:
+        """The JSON object a URL answers with."""
+        return self.fetch(href)
+
+    def follow(self, link: str, parent: str) -> str:
+        """URL of `link`, relative to the URL `parent`."""
+        url = urldefrag(urljoin(parent, link)).url
+        if origin_of(url) != self.origin:
+            raise HrefRefusedError(
+                f"{unsigned_href(parent)} links to {unsigned_href(url)}: another host than {self.origin}; "
+                "give that catalog as a source of its own"
+            )
+        return url
+
+    def base(self, href: str) -> str:
+        """The item's own URL."""
+        return href
+
+
+def crawl(href: str, document: Document, place: Place, collections: tuple[str, ...] = ()) -> Iterator[StagedItem]:
+    """Every item reachable from the catalog or collection `document`, depth first in the order of its links.
+
+    What can't be read, or may not be followed, comes as a StagedItem with `error` set: one broken file never
+    hides the others. No document is read twice, so links in a circle end. Items linked from collections other
+    than `collections` (where given) are not read.
+    """
+    pending = [(href, document, _collection_id(document))]
+    seen = {href}
+    while pending:
+        parent, current, collection = pending.pop()
+        wanted = not collections or collection is None or collection in collections
+        children: list[tuple[str, Document, str | None]] = []
+        for link in _links(current, ("child", "item") if wanted else ("child",)):
+            target = link["href"]
+            try:
+                target = place.follow(link["href"], parent)
+                if target in seen:
+                    continue
+                seen.add(target)
+                found = place.read(target)
+                if link["rel"] == "child" and found.get("type") != "Feature":
+                    children.append((target, found, _collection_id(found) or collection))
+                else:
+                    yield from items_of(target, found, place)
+            except StacchipError as err:
+                yield unreadable(target, err, collection)
+        pending.extend(reversed(children))
+
+
+def items_of(href: str, document: Document, place: Place) -> Iterator[StagedItem]:
+    """The item, or the items of the item collection, in a document.
+
+    Raises:
+        ReadError: the document is neither.
+    """
+    features = document.get("features") if document.get("type") == "FeatureCollection" else [document]
+    if not isinstance(features, list):
+        raise ReadError(f"{unsigned_href(href)}: a FeatureCollection without a list of features")
+    for feature in features:
+        yield checked_item(feature, href, place.base(href))
+
+
+def checked_item(feature: object, href: str, base: str) -> StagedItem:
+    """`feature` as an item to stage; with `error` set where it is no STAC item or has no id."""
+    if not isinstance(feature, dict) or feature.get("type") != "Feature":
+        found = feature.get("type") if isinstance(feature, dict) else type(feature).__name__
+        return unreadable(
+            href, ReadError(f"{unsigned_href(href)}: expected a STAC item (type Feature), found {found!r}")
+        )
+    if not isinstance(feature.get("id"), str) or not feature["id"]:
+        return unreadable(
+            href,
+            ReadError(f"{unsigned_href(href)}: an item without an id (text), found {feature.get('id')!r}"),
+        )
+    return StagedItem(feature, base)
+
+
+def unreadable(href: str, error: StacchipError, collection: str | None = None) -> StagedItem:
+    """The failure of one item, as data: named by where it should have been read."""
+    name = unsigned_href(href)
+    known = {"collection": collection} if collection else {}
+    return StagedItem({"id": name, **known}, error=str(error))
+
+
+def parse_document(text: bytes | str, href: str) -> Document:
+    """The JSON object in `text`, read from `href`; raises ReadError naming it."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise ReadError(f"{unsigned_href(href)}: not JSON ({err})") from err
+    if not isinstance(document, dict):
+        raise ReadError(f"{unsigned_href(href)}: expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL: what may be followed from it."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError as err:
+        raise InputError(f"{unsigned_href(url)}: {err}") from err
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+def _links(document: Document, relations: tuple[str, ...]) -> list[dict[str, str]]:
+    links = document.get("links")
+    return [
+        {"rel": link["rel"], "href": link["href"]}
+        for link in (links if isinstance(links, list) else [])
+        if isinstance(link, dict) and link.get("rel") in relations and isinstance(link.get("href"), str)
+    ]
+
+
+def _collection_id(document: Document) -> str | None:
+    found = document.get("id") if document.get("type") == "Collection" else None
+    return found if isinstance(found, str) else None

@@ -1,0 +1,218 @@
+"""Datasets: the chips that the Chipper cuts, each once, with a lock that names all they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from stacchip_core import (
+    ChipNotFoundError,
+    CorruptWarehouseError,
+    Dataset,
+    SpecError,
+    Storage,
+    Warehouse,
+    materialize,
+    select,
+)
+from stacchip_core.chips.lock import DatasetLock, spec_sha256
+from stacchip_core.warehouse.store import open_store
+from tests.warehouses import RGBN, cut, listing, made, scenes, spec
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the scenes lie."""
+    folder = tmp_path_factory.mktemp("pixels")
+    scenes(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def warehouse(pixels: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    return made(pixels, tmp_path_factory.mktemp("warehouse"))
+
+
+@pytest.mark.parametrize("form", ["zarr", "npz"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"bands": RGBN, "max_nodata": 0.5},
+        {"limit": 20},
+        {"bands": RGBN, "native": True, "limit": 9},
+        {"bands": RGBN, "resampling": "bilinear", "limit": 4},
+    ],
+    ids=["bands", "all-collections", "native", "bilinear"],
+)
+def test_a_dataset_holds_the_chips_that_the_chipper_cuts(
+    warehouse: Warehouse, form: str, values: dict[str, Any]
+) -> None:
+    number = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
+    wanted = spec(name=f"parity-{form}-{number}", format=form, **values)
+    expected = cut(warehouse, wanted)
+    dataset = materialize(warehouse, wanted)
+    assert len(dataset) == len(expected) == dataset.lock.chips
+    assert dataset.lock.failures == 0
+    seen = set()
+    for row, chip in dataset:
+        seen.add(row["chip_id"])
+        assert list(chip) == list(dataset.lock.bands[row["collection"]])
+        for band, found in expected[row["chip_id"]].items():
+            assert np.array_equal(chip[band], found), (row["chip_id"], band)
+            assert chip[band].dtype == found.dtype
+    assert seen == set(expected)
+
+
+def test_a_shard_holds_one_collection_and_chips_keep_the_order_of_the_draw(warehouse: Warehouse) -> None:
+    wanted = spec(name="order", limit=30)
+    index = select(warehouse, wanted)
+    dataset = materialize(warehouse, wanted)
+    drawn = list(zip(index.table["collection"].to_pylist(), index.table["chip_id"].to_pylist(), strict=True))
+    assert dataset.chips["chip_id"].to_pylist() == [chip for _, chip in sorted(drawn, key=lambda pair: pair[0])]
+    by_shard = dataset.chips.group_by("shard").aggregate([("collection", "count_distinct"), ("offset", "max")])
+    assert set(by_shard["collection_count_distinct"].to_pylist()) == {1}
+    assert max(by_shard["offset_max"].to_pylist()) == 6
+    assert [info.chips for info in dataset.lock.shards][:1] != []
+    assert sum(info.chips for info in dataset.lock.shards) == len(dataset) == 30
+
+
+def test_the_lock_names_what_it_was_made_from_and_every_byte(warehouse: Warehouse) -> None:
+    dataset = materialize(warehouse, spec(name="lock", bands=RGBN, max_cloud=0.9))
+    lock, folder = dataset.lock, Path(dataset.path)
+    version = warehouse.combined("global")
+    assert (lock.index.name, lock.index.version, lock.index.sha256) == ("global", version.version, version.sha256)
+    assert lock.spec == spec(name="lock", bands=RGBN, max_cloud=0.9, version=version.version)
+    assert lock.spec_sha256 == spec_sha256(lock.spec)
+    assert lock.profiles == {"sentinel-2-l2a": "sentinel-2-l2a"}
+    assert lock.bands == {"sentinel-2-l2a": ("red", "nir", "swir16", "coastal", "scl")}
+    assert lock.radiometry == "raw"
+    assert {"zarr", "numcodecs", "numpy", "rasterio", "stacchip-core"} <= set(lock.libraries)
+    assert lock == DatasetLock.model_validate_json((folder / "dataset.json").read_text())
+    assert hashlib.sha256((folder / "chips.parquet").read_bytes()).hexdigest() == lock.chips_sha256
+    for info in lock.shards:
+        assert info.key is not None
+        command = "find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum"
+        shard = folder / info.key
+        found = subprocess.run(["bash", "-c", command], cwd=shard, capture_output=True, text=True, check=True).stdout
+        assert found.split()[0] == info.sha256
+        assert sum(size for size, _ in listing(shard).values()) == info.size
+
+
+def test_chips_parquet_is_geoparquet_with_the_columns_of_the_index(warehouse: Warehouse) -> None:
+    import geopandas as gpd
+
+    dataset = materialize(warehouse, spec(name="table", limit=12))
+    frame = gpd.read_parquet(Path(dataset.path) / "chips.parquet")
+    assert len(frame) == 12
+    assert list(frame.columns[:5]) == ["chip_id", "shard", "offset", "status", "reason"]
+    assert frame.crs.to_string() == "OGC:CRS84"
+    assert {"collection", "item_id", "cloud_fraction", "grid_cell", "platform"} <= set(frame.columns)
+    assert frame.geometry.is_valid.all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"index": "planet"}, "planet"),
+        ({"version": 99}, "99"),
+        ({"size": 64}, "size 96, stride 96, edge drop"),
+        ({"collections": ["sentinel-2"]}, "did you mean 'sentinel-2-l2a'"),
+        ({"bands": [{"collection": "sentinel-2-l2a", "bands": ["rde"]}]}, "no band 'rde', did you mean 'red'"),
+        ({"datetime": "1999"}, "datetime 1999 leaves no chip"),
+    ],
+)
+def test_what_the_index_does_not_hold_is_refused_before_anything_is_written(
+    warehouse: Warehouse, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((SpecError, KeyError), match=message):
+        materialize(warehouse, spec(name="refused", **values))
+    assert not (Path(warehouse.store.root) / "datasets/refused").exists()
+
+
+def test_a_dataset_is_opened_by_path_and_travels_to_other_processes(warehouse: Warehouse) -> None:
+    made_here = materialize(warehouse, spec(name="opened", limit=10))
+    opened = Dataset.open(made_here.path)
+    travelled = pickle.loads(pickle.dumps(made_here))
+    for dataset in (opened, travelled):
+        assert dataset.lock == made_here.lock
+        found, expected = dataset[4], made_here[4]
+        assert all(np.array_equal(found[band], expected[band]) for band in expected)
+    assert repr(opened) == "Dataset('opened', global@1, 10 chips)"
+
+
+@pytest.mark.parametrize("place", [10, -11, 10**9])
+def test_places_outside_a_dataset_are_told_with_the_range(warehouse: Warehouse, place: int) -> None:
+    dataset = materialize(warehouse, spec(name="ten", limit=10))
+    with pytest.raises(ChipNotFoundError, match=rf"dataset 'ten': there is no chip {place}; they run from 0 to 9"):
+        dataset[place]
+
+
+def test_places_count_from_the_end_too(warehouse: Warehouse) -> None:
+    dataset = materialize(warehouse, spec(name="ten", limit=10))
+    last, expected = dataset[-1], dataset[9]
+    assert all(np.array_equal(last[band], expected[band]) for band in expected)
+
+
+@pytest.mark.parametrize("form", ["zarr", "npz"])
+def test_a_shard_that_is_not_whole_is_told_not_read_as_nodata(warehouse: Warehouse, form: str) -> None:
+    dataset = materialize(warehouse, spec(name=f"damaged-{form}", limit=3, bands=RGBN, format=form))
+    key = dataset.lock.shards[0].key
+    assert key is not None
+    shard = Path(dataset.path) / key
+    file = shard / "red/c/0/0/0/0" if form == "zarr" else shard
+    content = file.read_bytes()
+    file.write_bytes(content[:-10])
+    for _ in range(2):  # cut short, then gone
+        with pytest.raises(
+            CorruptWarehouseError, match=rf"shard {key} is \d+ bytes, the lock says \d+: files of it are"
+        ):
+            dataset[0]
+        file.unlink(missing_ok=True)
+    file.write_bytes(content)
+    assert dataset[0]["red"].shape == (1, 96, 96)
+
+
+def test_a_table_that_the_lock_does_not_name_is_refused(warehouse: Warehouse) -> None:
+    folder = Path(materialize(warehouse, spec(name="table-swapped", limit=3)).path)
+    (folder / "chips.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CorruptWarehouseError, match=r"chips.parquet is not the one that the lock names"):
+        Dataset.open(folder)
+
+
+def test_few_shards_are_kept_open(warehouse: Warehouse) -> None:
+    dataset = materialize(warehouse, spec(name="many", shard_size=1, limit=20, format="npz"))
+    for place in range(20):
+        assert dataset[place]
+    assert len(dataset._open) == 8
+
+
+def test_nothing_of_an_unreadable_chip_is_in_the_tables_it_is_not_in(warehouse: Warehouse) -> None:
+    dataset = materialize(warehouse, spec(name="tables", limit=10))
+    assert dataset.failures.num_rows == 0
+    assert pc.all(pc.equal(dataset.chips["status"], "ok")).as_py()
+    assert dataset.chips.num_rows == len(dataset)
+
+
+@pytest.mark.server
+def test_a_bucket_holds_the_same_bytes_as_a_folder(warehouse: Warehouse, pixels: Path, s3_endpoint: str) -> None:
+    storage = Storage(endpoint=s3_endpoint)
+    open_store("s3://datasets", storage).fs.mkdir("datasets")
+    remote = made(pixels, "s3://datasets/warehouse", storage=storage)
+    for form in ("zarr", "npz"):
+        wanted = spec(name=f"bytes-{form}", format=form, limit=12)
+        here, there = materialize(warehouse, wanted), materialize(remote, wanted)
+        assert there.path == f"s3://datasets/warehouse/datasets/bytes-{form}"
+        assert there.lock.shards == here.lock.shards
+        assert there.lock.chips_sha256 == here.lock.chips_sha256
+        for (row, chip), (same_row, same_chip) in zip(Dataset.open(there.path, storage), here, strict=True):
+            assert row == same_row
+            assert all(np.array_equal(chip[band], same_chip[band]) for band in same_chip)
+        assert materialize(remote, wanted).lock == there.lock

@@ -1,0 +1,28 @@
+"""What may be asked of a catalog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stacchip_core.sources.source import Source
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "either url"),
+        ({"url": "x", "items": ("y",)}, "either url"),
+        ({"url": "x", "bbox": (0, 50, 10, 40)}, "south <= north"),
+        ({"url": "x", "bbox": (0, 0, 200, 40)}, "longitudes"),
+        ({"url": "x", "datetime": "yesterday"}, "is no time"),
+        ({"url": "x", "datetime": "2024-06/2024-05"}, "ends before"),
+        ({"url": "x", "datetime": "../.."}, "open at both"),
+        ({"url": "x", "datetimes": "2024"}, "Extra inputs"),
+        ({"url": "x", "max_items": 0}, "greater than"),
+    ],
+)
+def test_wrong_sources_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Source(**wrong)
