@@ -27,9 +27,7 @@ CLASSES_AND_FUNCTIONS = {
     "select",
 }
 ERRORS = {
-    name
-    for name, value in vars(errors).items()
-    if inspect.isclass(value) and issubclass(value, errors.StacchipError)
+    name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.StacchipError)
 }
 
 
@@ -61,6 +59,6 @@ def test_lazy_names_come_from_the_modules_that_type_checkers_see() -> None:
 
 def test_unknown_name_is_an_attribute_error_that_lists_what_there_is() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'Chiper'.*Chipper"):
-        _ = stacchip_core.Chiper  # type: ignore[attr-defined]
+        _ = stacchip_core.Chiper
     with pytest.raises(ImportError):
         importlib.import_module("stacchip_core.no_such_module")

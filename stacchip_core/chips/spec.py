@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -14,20 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stacchip_core.errors import SpecError
 from stacchip_core.index.grid import Edge, GridSpec
 from stacchip_core.sources.interval import parse_interval
+from stacchip_core.sources.validation import explain, numbered
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-
-
-def _number_properties(schema: dict[str, Any]) -> None:
-    """Give each property its place; Prefect's form on PostgreSQL shuffles nested fields without it."""
-    for position, entry in enumerate(schema.get("properties", {}).values()):
-        entry["position"] = position
 
 
 class BandChoice(BaseModel):
     """Bands to cut from one collection."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_number_properties)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
 
     collection: str = Field(title="Collection", description="Collection id in the index.", min_length=1)
     bands: tuple[str, ...] = Field(
@@ -55,7 +49,7 @@ class ChipSpec(BaseModel):
         SpecError: (also a ValueError) names each wrong key and what it may be.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_number_properties)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
 
     name: str = Field(
         title="Name",
@@ -143,7 +137,9 @@ class ChipSpec(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as err:
-                raise SpecError(_explain(err, values.get("name"))) from err
+                name = values.get("name")
+                whose = f"chip spec {name!r}" if isinstance(name, str) else "chip spec"
+                raise SpecError(f"{whose}: {explain(err, ChipSpec)}") from err
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any]) -> Self:
@@ -226,25 +222,3 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise SpecError(f"chip spec {path.name}: expected keys and values, found {type(data).__name__}")
     return data
-
-
-def _explain(err: ValidationError, name: object) -> str:
-    """One line for all that is wrong, keys first."""
-    problems = "; ".join(_explain_one(problem) for problem in err.errors(include_url=False))
-    return f"chip spec{f' {name!r}' if isinstance(name, str) else ''}: {problems}"
-
-
-def _explain_one(problem: Any) -> str:
-    path: tuple[int | str, ...] = problem["loc"]
-    key = ".".join(map(str, path))
-    if problem["type"] == "extra_forbidden":
-        known = sorted((BandChoice if path[0] == "bands" else ChipSpec).model_fields)
-        close = difflib.get_close_matches(str(path[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"keys are {', '.join(known)}"
-        return f"unknown key {key!r}, {hint}"
-    if problem["type"] == "missing":
-        return f"key {key!r} is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    found = problem.get("input")
-    shown = f", found {found!r}" if isinstance(found, str | int | float) and repr(found) not in message else ""
-    return f"{key}: {message}{shown}" if key else f"{message}"

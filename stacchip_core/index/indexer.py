@@ -36,6 +36,7 @@ from stacchip_core.sources.item import ItemSource, StacObject, read_item
 from stacchip_core.sources.profiles import CollectionProfile, load_profile, profile_for
 from stacchip_core.sources.raster import Ratio, Window
 from stacchip_core.sources.scene import Scene, SceneAsset, generic_profile
+from stacchip_core.sources.validation import explain
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +139,7 @@ class Indexer:
                 storage=storage or Storage(),
             )
         except ValidationError as err:
-            problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}, found {p['input']!r}" for p in err.errors()]
-            raise InputError("; ".join(problems)) from err
+            raise InputError(explain(err, IndexSettings)) from err
         self._prepare(item if isinstance(item, ItemSource) else read_item(item, settings.local_roots), settings)
 
     @classmethod

@@ -5,11 +5,12 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stacchip_core.errors import HrefRefusedError, ReadError
+from stacchip_core.sources.validation import numbered
 
 REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
 
@@ -17,15 +18,17 @@ REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
 # "Create a service SAS"), AWS SigV4 and V2 presigned URLs, Google signed URLs, CloudFront.
 _SIGNED_PARAMETERS = re.compile(
     r"^(x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|key-pair-id|policy|signature|expires|token|access_token"
-    r"|sig|se|sp|sr|sv|st|skoid|sktid|skt|ske|sks|skv)$",
+    r"|sig|se|sp|spr|sip|sr|srt|ss|sv|st|ses|sdd|saoid|suoid|scid|skoid|sktid|skt|ske|sks|skv)$",
     re.IGNORECASE,
 )
+_USER_INFO = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/]*@")
+_GDAL_HANDLER = re.compile(r"/*vsi\w*/", re.IGNORECASE)
 
 
 class Storage(BaseModel):
     """How to reach object storage, said once for s3fs and GDAL alike; credentials come from the environment only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
 
     endpoint: str | None = Field(
         None, title="Endpoint", description="S3 endpoint URL; none: the cloud's own.", max_length=500
@@ -69,7 +72,8 @@ DEFAULT_STORAGE = Storage()
 
 def is_remote(href: str) -> bool:
     """Whether `href` names an object on a network."""
-    return urlsplit(href).scheme in REMOTE_SCHEMES
+    scheme, separator, _ = href.partition("://")
+    return bool(separator) and scheme.lower() in REMOTE_SCHEMES
 
 
 def resolve_href(href: str, base: str, local_roots: tuple[str, ...] = ()) -> str:
@@ -112,8 +116,12 @@ def locate(href: str, local_roots: tuple[str, ...]) -> str:
     if is_remote(href):
         return href
     bases = [Path(root).resolve() for root in local_roots]
-    inside = [path for base in bases if (path := (base / href).resolve()).is_relative_to(base)]
-    if existing := next((path for path in inside if path.exists()), None):
+    try:
+        inside = [path for base in bases if (path := (base / href).resolve()).is_relative_to(base)]
+        existing = next((path for path in inside if path.exists()), None)
+    except (OSError, RuntimeError) as err:  # too long a name, a ring of links, a folder that may not be entered
+        raise HrefRefusedError(f"local file {href[:200]!r} can't be looked up: {type(err).__name__}") from err
+    if existing is not None:
         return str(existing)
     if inside:
         raise ReadError(f"local file {href!r} is not there, in none of the {len(bases)} local_roots")
@@ -125,32 +133,40 @@ def locate(href: str, local_roots: tuple[str, ...]) -> str:
 
 
 def unsigned_href(href: str) -> str:
-    """`href` without user info and signature parameters; anything else stays as it is."""
-    if "://" not in href:
-        return href
-    parts = urlsplit(href)
-    kept = [(k, v) for k, v in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNED_PARAMETERS.match(k)]
-    has_signature = len(kept) != len(parse_qsl(parts.query, keep_blank_values=True))
-    query = urlencode(kept) if has_signature else parts.query
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, parts.fragment))
+    """`href` without user info and signature parameters; anything else stays as it is, to the character."""
+    address, mark, fragment = href.partition("#")
+    address, _, query = address.partition("?")
+    parameters = query.split("&")
+    kept = [text for text in parameters if not _SIGNED_PARAMETERS.match(unquote(text.partition("=")[0]))]
+    if len(kept) < len(parameters):
+        tail = f"?{'&'.join(kept)}" if kept else ""
+    else:
+        tail = href[len(address) : len(href) - len(mark + fragment)]
+    return _USER_INFO.sub(r"\1", address) + tail + mark + fragment
 
 
 def _refuse_unsafe(href: str) -> None:
+    shown = repr(unsigned_href(href)[:200])
     if not href or any(ord(c) < 32 or ord(c) == 127 for c in href) or href != href.strip():
-        raise HrefRefusedError(f"href {href[:200]!r} is empty or holds control characters or outer spaces")
-    scheme = urlsplit(href).scheme.lower()
+        raise HrefRefusedError(f"href {shown} is empty or holds control characters or outer spaces")
+    try:
+        scheme = urlsplit(href).scheme.lower()
+    except ValueError as err:
+        raise HrefRefusedError(f"href {shown} is no URL: {err}") from err
     if scheme and scheme not in (*REMOTE_SCHEMES, "file") and not re.match(r"^[A-Za-z]:[\\/]", href):
         raise HrefRefusedError(
-            f"href {unsigned_href(href)[:200]!r} has scheme {scheme!r}; allowed are "
-            f"{', '.join(REMOTE_SCHEMES)} and files below local_roots"
+            f"href {shown} has scheme {scheme!r}; allowed are {', '.join(REMOTE_SCHEMES)} and files below local_roots"
         )
-    if href.lstrip("/").lower().startswith("vsi") or "<" in href:
-        raise HrefRefusedError(f"href {href[:200]!r} names a GDAL handler, not a file")
+    if _GDAL_HANDLER.match(href) or "<" in href:
+        raise HrefRefusedError(f"href {shown} names a GDAL handler, not a file")
 
 
 def _below_a_root(path: Path, local_roots: tuple[str, ...]) -> str | None:
     """`path` relative to the first root that holds it."""
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # a ring of links
+        return None
     for root in map(Path, local_roots):
         if real.is_relative_to(root.resolve()):
             return real.relative_to(root.resolve()).as_posix()

@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pyproj.exceptions import CRSError
 from rasterio._err import CPLE_BaseError  # raised bare by WarpedVRT; no public name
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
@@ -24,7 +26,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from stacchip_core.errors import HrefRefusedError, InputError, ReadError, TransientReadError
 from stacchip_core.sources.access import DEFAULT_STORAGE, Storage, is_remote, locate, unsigned_href
-from stacchip_core.sources.raster import Grid, Window, canonical_crs
+from stacchip_core.sources.raster import Grid, Window, canonical_crs, is_on_earth
 
 # A raster without georeferencing is told by its header (grid None), not by a warning per file; that of nodata and alpha
 # the former counts is GDAL's rule, and ours.
@@ -44,6 +46,9 @@ _OPTIONS = {
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
+    # Forget what servers said once a file is closed: GDAL else repeats an old 503 or the pixels of a replaced file for as
+    # long as the process lives. Costs a HEAD request more per open.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
 
 # Decoded blocks that GDAL keeps while we read: a row of 1024 px blocks of four Sentinel-2 scenes, all bands.
@@ -54,7 +59,8 @@ _CACHE_BYTES = 512 * 2**20
 # What GDAL says when the network or the server, not the file, was at fault.
 _TRANSIENT = re.compile(
     r"(?:response_code|HTTP response code)\D{0,5}(?:408|429|5\d\d)|timed? ?out|Couldn't connect|Could not connect"
-    r"|Could not resolve|Connection (?:reset|refused)|Recv failure|Empty reply",
+    r"|Could not resolve|Connection (?:reset|refused)|Recv failure|Empty reply"
+    r"|got \d+ bytes, expected",  # no word of the server's answer: cut off, or the file is; trying again tells
     re.IGNORECASE,
 )
 
@@ -90,7 +96,7 @@ class RasterRef:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a raster says of itself; `grid` is None where it has no CRS or transform."""
+    """What a raster says of itself; `grid` is None where it has no transform, or no CRS that lies on the Earth."""
 
     grid: Grid | None
     height: int
@@ -143,7 +149,7 @@ class Raster:
             is_valid = self._read_mask(window)
             if self.nodata is None or _is_same(self.nodata, self.header.nodata):
                 return is_valid
-            layers = list(range(1, (self.ref.layers or self.header.layers) + 1))
+            layers = list(range(1, min(self.ref.layers or self.header.layers, self.header.layers) + 1))
             pixels = self._dataset.read(layers, window=_window(window))
             is_fill = np.isnan(pixels) if math.isnan(self.nodata) else pixels == self.nodata
             return cast(NDArray[np.bool_], is_valid & ~is_fill.all(axis=0))
@@ -268,12 +274,8 @@ def _window(window: Window) -> RasterioWindow:
 
 
 def _header(dataset: Any) -> Header:
-    grid = None
-    if dataset.crs and not dataset.gcps[0]:
-        t = dataset.transform
-        grid = Grid(canonical_crs(dataset.crs.to_wkt()), (t.a, t.b, t.c, t.d, t.e, t.f), dataset.height, dataset.width)
     return Header(
-        grid=grid,
+        grid=_grid(dataset),
         height=dataset.height,
         width=dataset.width,
         layers=dataset.count,
@@ -281,6 +283,17 @@ def _header(dataset: Any) -> Header:
         nodata=dataset.nodata,
         block_shape=tuple(dataset.block_shapes[0]),
     )
+
+
+def _grid(dataset: Any) -> Grid | None:
+    t = dataset.transform
+    if not dataset.crs or dataset.gcps[0] or t.is_identity or t.is_degenerate:
+        return None
+    try:
+        crs = canonical_crs(dataset.crs.to_wkt())
+    except CRSError:
+        return None
+    return Grid(crs, (t.a, t.b, t.c, t.d, t.e, t.f), dataset.height, dataset.width) if is_on_earth(crs) else None
 
 
 def _alpha(dataset: Any) -> int:
@@ -336,7 +349,13 @@ def _errors_of(ref: RasterRef) -> Iterator[None]:
 
 def _shown(err: Exception, ref: RasterRef) -> str:
     """GDAL's reason with its cause, without the path it opened (a signed URL or a folder of this machine)."""
-    parts = [str(err), str(err.__cause__ or "")]
-    text = ": ".join(dict.fromkeys(part for part in parts if part))
+    reasons: list[str] = []
+    cause: BaseException | None = err
+    while cause is not None:  # rasterio's own text only says to see the previous one
+        reasons += [] if "previous exception" in str(cause) else [str(cause)]
+        cause = cause.__cause__
+    text = ": ".join(dict.fromkeys(reason for reason in reasons if reason)) or str(err)
+    for root in ref.local_roots:
+        text = text.replace(str((Path(root) / ref.href).resolve()), "the file")
     text = re.sub(r"/vsi\w+/\S+|'?(?:/[^\s'/]+){2,}'?", "the file", text)
     return text.replace(ref.href, "the file")

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stacchip_core.errors import ProfileError, ProfileNotFoundError
+from stacchip_core.sources.validation import explain
 
 logger = logging.getLogger(__name__)
 
@@ -177,20 +178,7 @@ def parse_profile(data: Mapping[str, Any], where: str) -> CollectionProfile:
             merged = {**inherited, "collections": (), **merged}
         return CollectionProfile.model_validate(merged)
     except ValidationError as err:
-        raise ProfileError(f"profile {where}: {_explain(err)}") from err
-
-
-def _explain(err: ValidationError) -> str:
-    parts = []
-    for problem in err.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = sorted({*CollectionProfile.model_fields, *Band.model_fields, *QaRule.model_fields, "extends"})
-            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            parts.append(f"unknown key {key!r}" + (f", did you mean {close[0]!r}?" if close else ""))
-        else:
-            parts.append(f"{key or 'profile'}: {problem['msg']}")
-    return "; ".join(parts)
+        raise ProfileError(f"profile {where}: {explain(err, CollectionProfile, 'extends')}") from err
 
 
 def load_profile(name_or_path: str | Path) -> CollectionProfile:

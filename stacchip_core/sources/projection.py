@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pyproj.exceptions import CRSError
 
 from stacchip_core.errors import UnsupportedGridError
-from stacchip_core.sources.raster import Grid, canonical_crs, same_crs
+from stacchip_core.sources.raster import Grid, canonical_crs, is_on_earth, same_crs
 
 # More pixels than any scene has (a 100 000 km2 mosaic at 1 m): a shape beyond it is a mistake or an attack.
 MAX_PIXELS = 10**11
 _CRS_FIELDS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
+# What each field may look like: PROJ would also take names (a slow search), PROJ strings and the files these name.
+_CODE = re.compile(r"[A-Za-z][\w-]*:[\w.]+\Z")
+_FORMS = {
+    "proj:code": _CODE,
+    "proj:epsg": _CODE,
+    "proj:wkt2": re.compile(r"\s*[A-Z_0-9]+\s*\["),
+    "proj:projjson": re.compile(r"\s*\{"),
+}
 
 
 def declared_grid(item_fields: Mapping[str, Any], asset_fields: Mapping[str, Any]) -> Grid | None:
@@ -54,26 +63,32 @@ def _crs(fields: Mapping[str, Any]) -> str | None:
 def _code(name: str, value: object) -> str:
     if name == "proj:code":
         return _canonical(name, str(value))
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if not _is_number(value) or value != int(value):
         raise UnsupportedGridError(f"{name} {value!r} is not a whole number")
     return _canonical(name, f"EPSG:{int(value)}")
 
 
 def _canonical(name: str, text: str) -> str:
+    if not _FORMS[name].match(text):
+        raise UnsupportedGridError(f"{name} {text[:80]!r} is no known CRS")
     try:
-        return canonical_crs(text)
+        crs = canonical_crs(text)
     except CRSError as err:
         raise UnsupportedGridError(f"{name} {text[:80]!r} is no known CRS") from err
+    if not is_on_earth(crs):
+        raise UnsupportedGridError(f"{name} {text[:80]!r} has no longitudes and latitudes on the Earth")
+    return crs
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shape(value: object) -> tuple[int, int] | None:
     if value is None:
         return None
     sides = list(value) if isinstance(value, list | tuple) else []
-    is_whole = len(sides) == 2 and all(
-        isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side) and side == int(side)
-        for side in sides
-    )
+    is_whole = len(sides) == 2 and all(_is_number(side) and side == int(side) for side in sides)
     if not is_whole or min(sides) < 1 or sides[0] * sides[1] > MAX_PIXELS:
         raise UnsupportedGridError(f"proj:shape {str(value)[:80]} is not [rows, columns] of at least 1")
     return int(sides[0]), int(sides[1])
@@ -83,9 +98,7 @@ def _transform(value: object) -> tuple[float, float, float, float, float, float]
     if value is None:
         return None
     numbers = list(value) if isinstance(value, list | tuple) else []
-    is_affine = len(numbers) in (6, 9) and all(
-        isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers
-    )
+    is_affine = len(numbers) in (6, 9) and all(map(_is_number, numbers))
     if not is_affine or (len(numbers) == 9 and numbers[6:] != [0, 0, 1]):
         raise UnsupportedGridError(f"proj:transform {str(value)[:120]} is not 6 (or 9) finite numbers of an affine map")
     a, b, c, d, e, f = (float(n) for n in numbers[:6])
@@ -98,6 +111,8 @@ def _check_bbox(grid: Grid, bbox: object) -> None:
     """Refuse a proj:bbox that differs from shape and transform by more than a pixel."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         return
+    if not all(map(_is_number, bbox)):
+        raise UnsupportedGridError(f"proj:bbox {str(bbox)[:80]} is not 4 finite numbers")
     found = grid.bounds
     bbox = [min(bbox[0], bbox[2]), min(bbox[1], bbox[3]), max(bbox[0], bbox[2]), max(bbox[1], bbox[3])]
     if max(abs(float(one) - other) for one, other in zip(bbox, found, strict=True)) > max(grid.pixel_size):

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from pyproj import CRS
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 # Two grids count as aligned when their corners differ by less than this share of a pixel (of the finer grid).
 # Providers round transforms to 1e-6 of a pixel or so; half a pixel is a real offset (Landsat's panchromatic band).
@@ -74,13 +75,12 @@ class Grid:
     def gsd_m(self) -> float:
         """Ground sample distance in metres, along columns; degrees are taken at the grid's middle latitude."""
         a, _, _, d, e, f = self.transform
-        unit = parse_crs(self.crs).axis_info[0]
-        size = math.hypot(a, d)
-        if unit.unit_name != "degree":
-            return size * unit.unit_conversion_factor
-        latitude = d * self.width / 2 + e * self.height / 2 + f
-        metres_per_degree = math.radians(1) * 6378137.0  # semi-major axis of WGS 84
-        return math.hypot(a * math.cos(math.radians(latitude)), d) * metres_per_degree
+        crs = parse_crs(self.crs)
+        unit = crs.axis_info[0].unit_conversion_factor  # to metres or radians
+        if not crs.is_geographic:
+            return math.hypot(a, d) * unit
+        latitude = (d * self.width / 2 + e * self.height / 2 + f) * unit
+        return math.hypot(a * math.cos(latitude), d) * unit * 6378137.0  # semi-major axis of WGS 84
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -147,6 +147,17 @@ def canonical_crs(text: str) -> str:
     if authority is None or not parse_crs(":".join(authority)).equals(crs, ignore_axis_order=True):
         return crs.to_wkt()
     return ":".join(authority)
+
+
+@lru_cache(maxsize=256)
+def is_on_earth(text: str) -> bool:
+    """Whether a CRS lays a plane or sphere of the Earth out in two axes; not so heights, Mars or a building site."""
+    crs = parse_crs(text)
+    try:
+        Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    except ProjError:
+        return False
+    return bool(crs.is_geographic or crs.is_projected)
 
 
 @lru_cache(maxsize=256)

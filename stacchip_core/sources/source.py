@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from stacchip_core.errors import InputError
 from stacchip_core.sources.access import unsigned_href
 from stacchip_core.sources.interval import parse_interval, parse_span
+from stacchip_core.sources.validation import numbered
 
 BBox = tuple[float, float, float, float]
 
@@ -21,7 +22,7 @@ BBox = tuple[float, float, float, float]
 class Source(BaseModel):
     """A STAC API, a static catalog or collection, or a list of item files; and what to take from it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
 
     url: str | None = Field(
         None,
@@ -29,39 +30,33 @@ class Source(BaseModel):
         description="Root of a STAC API, or a static catalog.json or collection.json: URL or local path.",
         min_length=1,
         max_length=2000,
-        json_schema_extra={"position": 0},
     )
     items: tuple[str, ...] = Field(
         (),
         title="Item files",
         description="Instead of a catalog: URLs or local paths of item JSON files.",
-        json_schema_extra={"position": 1},
     )
     collections: tuple[str, ...] = Field(
         (),
         title="Collections",
         description="Collection ids to take; none: all there are.",
-        json_schema_extra={"position": 2},
     )
     datetime: str | None = Field(
         None,
         title="Time",
         description="A day, month or year, or a range of them: 2024-05, 2024-01-01/2024-06-30, 2024-01-01/..",
         max_length=80,
-        json_schema_extra={"position": 3},
     )
     bbox: BBox | None = Field(
         None,
         title="Area",
         description="West, south, east, north in degrees; west > east crosses the antimeridian.",
-        json_schema_extra={"position": 4},
     )
     max_items: int | None = Field(
         None,
         title="At most",
         description="Stop after so many items.",
         ge=1,
-        json_schema_extra={"position": 5},
     )
     page_size: int = Field(
         100,
@@ -69,13 +64,11 @@ class Source(BaseModel):
         description="Items asked of a STAC API at a time; big pages time out on some servers.",
         ge=1,
         le=1000,
-        json_schema_extra={"position": 6},
     )
     local_roots: tuple[str, ...] = Field(
         (),
         title="Local folders",
         description="Folders that may be read; the catalog's own is one when it is local.",
-        json_schema_extra={"position": 7},
     )
 
     @field_validator("datetime", mode="before")

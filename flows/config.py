@@ -1,0 +1,69 @@
+"""What the parameter models of all flows share, and reading them from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stacchip_core import Storage, Warehouse
+from stacchip_core.errors import InputError
+from stacchip_core.sources.validation import explain, numbered
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class WarehouseConfig(BaseModel):
+    """A warehouse, and what reading and writing it takes: all that a task needs to open it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
+
+    root: str = Field(
+        title="Folder or bucket", description="Local path, or s3://bucket/prefix.", min_length=1, max_length=1000
+    )
+    storage: Storage = Field(Storage(), title="Bucket", description="Endpoint, region and account of the bucket.")
+
+    def open(self, *, create: bool = False, local_roots: Sequence[str] = ()) -> Warehouse:
+        """The warehouse there."""
+        return Warehouse(self.root, create=create, storage=self.storage, local_roots=tuple(local_roots))
+
+
+def load_config(model: type[M], path: str | Path, overrides: Sequence[str] = ()) -> M:
+    """Parameters from a YAML file, with `key.key=value` overrides (the value read as YAML).
+
+    Raises:
+        InputError: names the file, each wrong key, and what was found.
+    """
+    file = Path(path)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        raise InputError(f"{file}: {' '.join(str(err).split())}") from err
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: expected keys and values, found {type(data).__name__}")
+    for override in overrides:
+        data = _overridden(data, override)
+    try:
+        return model.model_validate(data)
+    except ValidationError as err:
+        raise InputError(f"{file}: {explain(err, model)}") from err
+
+
+def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}: expected key=value, or key.key=value")
+    keys = path.split(".")
+    value: Any = yaml.safe_load(text)
+    for position in range(len(keys) - 1, -1, -1):
+        outer = data
+        for key in keys[:position]:
+            inner = outer.get(key) or {}
+            if not isinstance(inner, dict):
+                raise InputError(f"--set {override}: {key!r} holds {inner!r}, not keys and values")
+            outer = inner
+        value = {**outer, keys[position]: value}
+    return dict(value)

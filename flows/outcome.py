@@ -1,0 +1,124 @@
+"""What a run did, as small values: they leave tasks and flows, and fill artifacts and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+FAILURES_KEPT = 200  # named in a run's outcome and artifacts; all of them are counted
+FRESH_KEPT = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that could not be indexed, and why."""
+
+    item: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Items and chips of one collection in one run.
+
+    Attributes:
+        name: the collection's name in the warehouse.
+        version: its version after the run; None where nothing was ever committed.
+        new, updated, same, failed: items.
+        chips: rows written for new and updated items.
+    """
+
+    name: str
+    version: int | None = None
+    new: int = 0
+    updated: int = 0
+    same: int = 0
+    failed: int = 0
+    chips: int = 0
+
+    def __add__(self, later: Tally) -> Tally:
+        """Both together; the version is that of the later one."""
+        return Tally(
+            name=self.name,
+            version=self.version if later.version is None else later.version,
+            new=self.new + later.new,
+            updated=self.updated + later.updated,
+            same=self.same + later.same,
+            failed=self.failed + later.failed,
+            chips=self.chips + later.chips,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOutcome:
+    """What an indexing run did.
+
+    Attributes:
+        collections: one tally each, by name.
+        failures: the first `FAILURES_KEPT`.
+        fresh: keys of the first `FRESH_KEPT` new or updated items of each collection, to show pictures of.
+    """
+
+    collections: tuple[Tally, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    fresh: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Tally:
+        """All collections together."""
+        total = Tally("all")
+        for tally in self.collections:
+            total += tally
+        return total
+
+    def __add__(self, later: IndexOutcome) -> IndexOutcome:
+        """Both together, as one run."""
+        merged = {tally.name: tally for tally in self.collections}
+        for tally in later.collections:
+            merged[tally.name] = merged[tally.name] + tally if tally.name in merged else tally
+        names = sorted({*self.fresh, *later.fresh})
+        return IndexOutcome(
+            tuple(merged[name] for name in sorted(merged)),
+            (self.failures + later.failures)[:FAILURES_KEPT],
+            {name: (self.fresh.get(name, ()) + later.fresh.get(name, ()))[:FRESH_KEPT] for name in names},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOutcome:
+    """A combined index after a merge.
+
+    Attributes:
+        changed: whether the merge made a version; else it was up to date.
+        sources: collection -> the version that was merged.
+    """
+
+    name: str
+    version: int
+    sha256: str
+    changed: bool
+    items: int
+    chips: int
+    sources: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MaterializeOutcome:
+    """A chip dataset after materializing.
+
+    Attributes:
+        path: key of the dataset in its warehouse.
+        index: version it was made of, `<name>@<version>`.
+        changed: whether this run finished it; else it was there already.
+        failed: chips that could not be read, the first of them in `failures`.
+    """
+
+    name: str
+    path: str
+    index: str
+    changed: bool
+    chips: int
+    shards: int
+    size_bytes: int
+    failed: int
+    failures: tuple[Failure, ...] = ()

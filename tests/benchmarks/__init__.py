@@ -1,0 +1,1 @@
+"""Measurements beside stacchip, the project's predecessor, on a full-size scene; run by `make bench`."""

@@ -1,0 +1,47 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from flows.environment import prepare_environment
+from tests.data import REPO
+
+# A shared machine may stand still for a second: how long an example takes says nothing about the law under test.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+# Before any test imports Prefect: its state stays in the repository's cache, and it tells nobody of its runs.
+prepare_environment(home=REPO / ".cache" / "prefect")
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server of this session's own; its start takes some 20 seconds."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """URL of an S3 server of this session's own (moto's) on 127.0.0.1; its credentials are in the environment."""
+    from moto.server import ThreadedMotoServer
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "testing"),
+            ("AWS_SECRET_ACCESS_KEY", "testing"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ):
+            environment.setenv(name, value)
+        server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+        server.stop()

@@ -1,0 +1,107 @@
+"""Parameters of the flows: forms that Prefect can draw, files that say what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flows.config import load_config
+from flows.index_items import IndexConfig
+from flows.materialize_chips import MaterializeConfig
+from flows.merge_indexes import MergeConfig
+from stacchip_core import InputError
+from tests.data import REPO
+
+CONFIGS: tuple[type[BaseModel], ...] = (IndexConfig, MergeConfig, MaterializeConfig)
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_forms_have_titles_descriptions_and_places(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
+        fields = part.get("properties", {})
+        assert sorted(field.get("position", -1) for field in fields.values()) == list(range(len(fields))), name
+        for key, field in fields.items():
+            assert field.get("title") or "$ref" in field, f"{name}.{key}"
+            assert field.get("description"), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_forms_have_nothing_that_prefect_can_not_draw(model: type[BaseModel]) -> None:
+    """Unions other than with None, and free-form objects, come out as raw JSON editors or broken."""
+
+    def walk(part: Any, where: str) -> Iterator[str]:
+        if isinstance(part, dict):
+            kinds = [kind for kind in part.get("anyOf", []) if kind != {"type": "null"}]
+            if len(kinds) > 1 or "discriminator" in part or "oneOf" in part:
+                yield where
+            if part.get("type") == "object" and "properties" not in part:
+                yield where
+            for key, value in part.items():
+                yield from walk(value, f"{where}.{key}")
+
+    assert not list(walk(model.model_json_schema(), model.__name__))
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_unknown_keys_are_refused_and_values_frozen(model: type[BaseModel]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        model.model_validate({"colour": "blue"})
+    assert model.model_config.get("frozen")
+
+
+def test_wrong_configuration_files_say_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "index.yaml"
+
+    def message(text: str, *overrides: str) -> str:
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            load_config(IndexConfig, path, overrides)
+        return str(caught.value)
+
+    whole = "warehouse: {root: w}\nsource: {url: c.json}\n"
+    assert "key 'source' is missing" in message("warehouse: {root: w}")
+    assert "did you mean 'chip_size'?" in message(f"{whole}chip_sise: 256")
+    assert "did you mean 'collections'?" in message("warehouse: {root: w}\nsource: {url: c, collection: x}")
+    assert "index.yaml" in message("- a list")
+    assert "found 8" in message(whole, "chip_size=8")
+    assert "key=value" in message(whole, "chip_size")
+    assert "not keys and values" in message(whole, "chip_size.x=1", "chip_size.x.y=1")
+    path.write_text(whole)
+    changed = load_config(IndexConfig, path, ["source.max_items=3", "source.datetime=2024-05-01", "name=s2"])
+    assert (changed.source.max_items, changed.source.datetime, changed.name) == (3, "2024-05-01", "s2")
+    with pytest.raises(InputError, match=r"nothing\.yaml"):
+        load_config(IndexConfig, tmp_path / "nothing.yaml")
+
+
+def test_shipped_configurations_fit_their_models() -> None:
+    folder = REPO / "deployments"
+    models: dict[str, type[BaseModel]] = {
+        "collections": IndexConfig,
+        "combined": MergeConfig,
+        "datasets": MaterializeConfig,
+    }
+    for name, model in models.items():
+        files = sorted((folder / name).glob("*.yaml"))
+        assert files
+        for path in files:
+            load_config(model, path)
+
+
+def test_deployments_name_flows_and_take_the_shipped_parameters() -> None:
+    folder = REPO / "deployments"
+    deployments = yaml.safe_load((folder / "prefect.yaml").read_text())["deployments"]
+    shipped = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*/*.yaml")}
+    assert {d["entrypoint"].partition(":")[2] for d in deployments} == {
+        "index_items",
+        "merge_indexes",
+        "materialize_chips",
+    }
+    for deployment in deployments:
+        assert (REPO / deployment["entrypoint"].partition(":")[0]).is_file()
+        assert deployment["parameters"]["config"] == shipped[deployment["name"]]

@@ -1,0 +1,259 @@
+"""The three flows: on disk and on S3, once and again, with items that fail and stores that fail for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from flows.config import WarehouseConfig
+from flows.index_items import FailureBudgetError, IndexConfig, index_items, is_over_budget
+from flows.materialize_chips import MaterializeConfig, materialize_chips
+from flows.merge_indexes import MergeConfig, merge_indexes
+from flows.outcome import Failure, IndexOutcome, Tally
+from flows.tasks import index_batch, is_transient
+from stacchip_core import ChipSpec, InputError, Storage, Warehouse
+from stacchip_core.chips.spec import BandChoice
+from stacchip_core.errors import TransientStoreError
+from stacchip_core.sources.item import StagedItem
+from stacchip_core.sources.source import Source
+from tests.scenes import landsat_l2_scene, sentinel2_scene, write_catalog
+
+server = pytest.mark.server
+
+
+# --- outcomes
+
+
+def test_tallies_add_up() -> None:
+    one = IndexOutcome((Tally("a", 1, new=2, chips=8),), (Failure("x", "read", "gone"),), {"a": ("i",)})
+    two = IndexOutcome((Tally("a", 2, updated=1, chips=4), Tally("b", 1, same=5)), (), {"a": ("j",), "b": ("k",)})
+    both = one + two
+    assert both.collections == (Tally("a", 2, new=2, updated=1, chips=12), Tally("b", 1, same=5))
+    assert (both.total.new, both.total.same, both.total.chips) == (2, 5, 12)
+    assert both.fresh == {"a": ("i", "j"), "b": ("k",)}
+    assert both.failures == one.failures
+
+
+@pytest.mark.parametrize(("failed", "new", "over"), [(10, 0, False), (11, 11, False), (11, 10, True), (50, 500, False)])
+def test_the_failure_budget_is_a_number_and_a_share(failed: int, new: int, over: bool) -> None:
+    config = IndexConfig(warehouse=WarehouseConfig(root="w"), source=Source(url="c.json"))
+    assert is_over_budget(config, Tally("all", new=new, failed=failed)) is over
+
+
+def test_only_transient_errors_are_tried_again() -> None:
+    class Failed:
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def result(self) -> None:
+            raise self.error
+
+    for error, expected in ((TransientStoreError("busy"), True), (InputError("wrong"), False), (KeyError("x"), False)):
+        assert is_transient(None, None, Failed(error)) is expected  # type: ignore[arg-type]
+
+
+def test_a_task_body_runs_without_prefect(tmp_path: Path) -> None:
+    item = sentinel2_scene(tmp_path / "scenes")
+    config = _config(tmp_path / "w", Source(url=str(write_catalog(tmp_path / "scenes", [item]))))
+    warehouse = config.warehouse.open(create=True)
+    key = warehouse.stage([StagedItem(item, "")])
+    result = index_batch.fn(config.warehouse, "s2", key, config.settings())
+    assert (result.items, result.failed) == (1, 0)
+
+
+# --- runs
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """Two Sentinel-2 scenes and a Landsat scene; `scenes` is the only folder that may be read."""
+    folder = tmp_path / "scenes"
+    return write_catalog(folder, _items(folder)[:3])
+
+
+def _items(folder: Path) -> list[dict[str, Any]]:
+    days = ("2024-06-15", "2024-06-25", "2024-07-05")
+    scenes = [
+        sentinel2_scene(folder, item_id=f"S2B_32TMT_{day}", when=f"{day}T10:30:31Z", seed=n)
+        for n, day in enumerate(days)
+    ]
+    return [scenes[0], scenes[1], landsat_l2_scene(folder), scenes[2]]
+
+
+def _config(root: Path | str, source: Source, **more: Any) -> IndexConfig:
+    storage = more.pop("storage", Storage())
+    settings = {"chip_size": 96, "batch_items": 2, "max_workers": 2, **more}
+    return IndexConfig(warehouse=WarehouseConfig(root=str(root), storage=storage), source=source, **settings)
+
+
+def _contents(config: WarehouseConfig) -> dict[str, str]:
+    """Key -> sha256 of all there is in a warehouse."""
+    warehouse = config.open()
+    keys = [key for top in ("_staging", "collections", "combined", "datasets") for key in warehouse.store.list(top)]
+    return {key: hashlib.sha256(warehouse.store.read(key)).hexdigest() for key in keys}
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> WarehouseConfig:
+    """An empty place for a warehouse: a folder, or a bucket of an S3 server."""
+    if request.param == "disk":
+        return WarehouseConfig(root=str(tmp_path / "warehouse"))
+    endpoint = request.getfixturevalue("s3_endpoint")
+    bucket = f"flows-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]}"
+    storage = Storage(endpoint=endpoint, region="us-east-1")
+    fsspec.filesystem("s3", endpoint_url=endpoint).mkdir(bucket)
+    return WarehouseConfig(root=f"s3://{bucket}/warehouse", storage=storage)
+
+
+def _spec(**more: Any) -> ChipSpec:
+    bands = (BandChoice(collection="sentinel-2-l2a", bands=("red", "nir")),)
+    return ChipSpec(name="fields", index="all", bands=bands, size=96, limit=7, seed=3, shard_size=4, **more)
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_the_three_flows_give_the_same_on_disk_and_on_s3_and_nothing_when_run_again(
+    place: WarehouseConfig, catalog: Path
+) -> None:
+    roots = (str(catalog.parent),)
+    index = IndexConfig(warehouse=place, source=Source(url=str(catalog)), chip_size=96, batch_items=1, max_workers=2)
+    merge = MergeConfig(warehouse=place, name="all")
+    materialize = MaterializeConfig(warehouse=place, spec=_spec(), local_roots=roots)
+
+    first = index_items(index)
+    assert {t.name: (t.new, t.failed) for t in first.collections} == {"landsat-c2-l2": (1, 0), "sentinel-2-l2a": (2, 0)}
+    merged = merge_indexes(merge)
+    assert (merged.changed, merged.items, merged.chips) == (True, 3, first.total.chips)
+    made = materialize_chips(materialize)
+    assert (made.changed, made.chips, made.shards, made.failed) == (True, 7, 2, 0)
+
+    before = _contents(place)
+    again = index_items(index)
+    assert (again.total.new, again.total.updated, again.total.same, again.total.chips) == (0, 0, 3, 0)
+    assert not merge_indexes(merge).changed
+    assert not materialize_chips(materialize).changed
+    assert _contents(place) == before
+
+    _remember("rows", _rows(place.open()))
+    _remember("shards", _arrays(place.open(), "fields"))
+
+
+# What the flows gave on the first kind of store, for the second to agree with.
+_REMEMBERED: dict[str, Any] = {}
+
+
+def _remember(name: str, value: Any) -> None:
+    assert _REMEMBERED.setdefault(name, value) == value
+
+
+def _rows(warehouse: Warehouse) -> list[tuple[Any, ...]]:
+    table = warehouse.combined("all").dataset().to_table().sort_by("chip_id")
+    columns = ["chip_id", "nodata_fraction", "cloud_fraction", "geometry"]
+    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
+
+def _arrays(warehouse: Warehouse, name: str) -> list[str | None]:
+    lock = json.loads(warehouse.store.read(f"datasets/{name}/dataset.json"))
+    return [shard["arrays_sha256"] for shard in lock["shards"]]
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_only_what_is_new_or_changed_is_indexed(tmp_path: Path, catalog: Path) -> None:
+    config = _config(tmp_path / "w", Source(url=str(catalog)))
+    index_items(config)
+    items = _items(tmp_path / "scenes")
+    write_catalog(catalog.parent, items)
+    added = index_items(config)
+    assert (added.total.new, added.total.updated, added.total.same) == (1, 0, 3)
+    assert added.fresh == {"landsat-c2-l2": (), "sentinel-2-l2a": ("S2B_32TMT_2024-07-05",)}
+    items[0]["properties"]["eo:cloud_cover"] = 12.5
+    write_catalog(catalog.parent, items)
+    changed = index_items(config)
+    assert (changed.total.new, changed.total.updated, changed.total.same) == (0, 1, 3)
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_items_that_fail_are_reported_and_the_others_committed(tmp_path: Path, catalog: Path) -> None:
+    scenes = sorted((catalog.parent / "sentinel-2-l2a").glob("*.json"))
+    (catalog.parent / "S2B_32TMT_2024-06-15" / "scl.tif").write_text("<html>not found</html>")
+    scenes[1].write_text("{half")
+    config = _config(tmp_path / "w", Source(url=str(catalog)))
+    outcome = index_items(config)
+    assert (outcome.total.new, outcome.total.failed) == (1, 2)
+    reasons = {failure.stage: failure for failure in outcome.failures}
+    assert reasons["read"].item == "S2B_32TMT_2024-06-15"
+    assert "scl" in reasons["read"].reason
+    assert "not JSON" in reasons["discover"].reason
+    again = index_items(config)
+    assert (again.total.new, again.total.same, again.total.failed) == (0, 1, 2)
+    assert config.warehouse.open().collection("landsat-c2-l2").count() > 0
+    with pytest.raises(FailureBudgetError, match=r"2 of 2 items failed.*First: "):
+        index_items(config.model_copy(update={"max_failed": 0}))
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_a_store_that_fails_for_a_while_is_tried_again(
+    tmp_path: Path, catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = Warehouse.index_batch
+
+    def flaky(self: Warehouse, name: str, staged_key: str, settings: Any) -> Any:
+        calls.append(staged_key)
+        if calls.count(staged_key) < 3:
+            raise TransientStoreError("the store is busy")
+        return real(self, name, staged_key, settings)
+
+    monkeypatch.setattr(Warehouse, "index_batch", flaky)
+    monkeypatch.setattr(index_batch, "retry_delay_seconds", [0.01] * 3)
+    outcome = index_items(_config(tmp_path / "w", Source(url=str(catalog))))
+    assert (outcome.total.new, outcome.total.failed) == (3, 0)
+    assert sorted(calls.count(key) for key in set(calls)) == [3, 3]
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_a_batch_that_fails_for_good_is_a_failure_of_its_items(
+    tmp_path: Path, catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real = Warehouse.index_batch
+
+    def refusing(self: Warehouse, name: str, staged_key: str, settings: Any) -> Any:
+        calls.append(name)
+        if name == "landsat-c2-l2":
+            raise InputError("refused for good")
+        return real(self, name, staged_key, settings)
+
+    monkeypatch.setattr(Warehouse, "index_batch", refusing)
+    outcome = index_items(_config(tmp_path / "w", Source(url=str(catalog))))
+    assert calls.count("landsat-c2-l2") == 1
+    assert [(t.new, t.failed) for t in outcome.collections] == [(0, 1), (2, 0)]
+    assert [failure.reason for failure in outcome.failures] == ["refused for good"]
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_runs_leave_artifacts_to_look_at(tmp_path: Path, catalog: Path) -> None:
+    from prefect.client.orchestration import get_client
+
+    config = _config(tmp_path / "w", Source(url=str(catalog), collections=("sentinel-2-l2a",)))
+    index_items(config)
+    merge_indexes(MergeConfig(warehouse=config.warehouse, name="artifacts"))
+    with get_client(sync_client=True) as client:
+        found = {artifact.key: artifact for artifact in client.read_artifacts(limit=200)}
+    key = "index-sentinel-2-l2a"
+    assert {key, f"{key}-items", f"{key}-progress", "merge-artifacts", "merge-artifacts-sources"} <= set(found)
+    page = str(found[key].data)
+    assert "2 new, 0 updated" in page
+    assert "![Coverage](data:image/svg+xml;base64," in page
+    assert "![New chips of sentinel-2-l2a](data:image/png;base64," in page
+    assert found[f"{key}-progress"].data == 100

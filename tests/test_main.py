@@ -1,0 +1,61 @@
+"""`python -m flows`: the same flows by hand, with exit codes, and without tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.__main__ import main
+from tests.data import REPO
+from tests.scenes import sentinel2_scene, write_catalog
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """An index configuration for one small scene."""
+    folder = tmp_path / "scenes"
+    catalog = write_catalog(folder, [sentinel2_scene(folder)])
+    path = tmp_path / "index.yaml"
+    path.write_text(f"warehouse: {{root: {tmp_path / 'w'}}}\nsource: {{url: {catalog}}}\nchip_size: 96\n")
+    return path
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("prefect_server")
+def test_an_index_and_a_merge_by_hand(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", "--config", str(config)]) == 0
+    assert "1 new, 0 updated" in capfd.readouterr().err
+    assert main(["index", "--config", str(config), "--set", "pictures=false"]) == 0
+    assert "0 new, 0 updated, 1 the same" in capfd.readouterr().err
+    merge = tmp_path / "merge.yaml"
+    merge.write_text(f"warehouse: {{root: {tmp_path / 'w'}}}\nname: all\n")
+    assert main(["merge", "--config", str(merge)]) == 0
+    assert "all@1" in capfd.readouterr().err
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_that_fails_says_why_without_a_traceback(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", "--config", str(config), "--set", "source.url=http://127.0.0.1:1/"]) == 1
+    shown = capfd.readouterr().err
+    assert "TransientReadError" in shown
+    assert "127.0.0.1:1" in shown
+    assert "Traceback" not in shown
+
+
+def test_wrong_input_is_named_in_one_line(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", "--config", str(config), "--set", "chip_sise=128"]) == 2
+    shown = capfd.readouterr().err
+    assert "did you mean 'chip_size'?" in " ".join(shown.split())
+    assert "Traceback" not in shown
+    assert main(["index", "--config", "nothing.yaml"]) == 2
+
+
+def test_the_command_line_starts_without_loading_prefect() -> None:
+    """`--help` answers at once, and settings are in the environment before Prefect reads them."""
+    code = "import sys, flows.__main__; print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
