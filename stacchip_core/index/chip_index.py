@@ -57,7 +57,8 @@ class ChipIndex:
         try:
             write_chips([self.table], str(path), extra=extra)
         except OSError as err:
-            raise ReadError(f"{Path(path).name}: can't be written: {err.strerror or err}") from err
+            name = Path(path).name
+            raise ReadError(f"{name}: can't be written: {str(err).replace(str(path), name)}") from err
 
     @classmethod
     def read(cls, path: str | Path | BinaryIO, local_roots: Iterable[str] = ()) -> ChipIndex:
@@ -75,14 +76,18 @@ class ChipIndex:
         try:
             table = pq.read_table(str(path) if isinstance(path, Path) else path)
         except (OSError, pa.ArrowException) as err:
-            raise ReadError(f"{name}: {err}") from err
+            is_gone = isinstance(err, FileNotFoundError)
+            raise ReadError(f"{name}: {'no such file' if is_gone else str(err).replace(str(path), name)}") from err
         metadata = table.schema.metadata or {}
-        if _SCENES not in metadata:
-            raise InputError(f"{name}: not written by ChipIndex.write: its footer holds no scenes")
+        if missing := [key.decode() for key in (_SCENES, _SPECS, _VERSION) if key not in metadata]:
+            raise InputError(f"{name}: not written by ChipIndex.write: its footer lacks {', '.join(missing)}")
         if int(metadata[_VERSION]) > SCHEMA_VERSION:
             raise InputError(
                 f"{name}: schema version {metadata[_VERSION].decode()}, this release reads {SCHEMA_VERSION}"
             )
-        scenes = {key: Scene.from_json(text) for key, text in json.loads(metadata[_SCENES]).items()}
-        specs = tuple(GridSpec.parse(text) for text in json.loads(metadata[_SPECS]))
+        try:
+            scenes = {key: Scene.from_json(text) for key, text in json.loads(metadata[_SCENES]).items()}
+            specs = tuple(GridSpec.parse(text) for text in json.loads(metadata[_SPECS]))
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise InputError(f"{name}: its footer is damaged: {type(err).__name__}: {err}") from err
         return cls(table.replace_schema_metadata(None), scenes, specs, tuple(local_roots))

@@ -32,10 +32,11 @@ from stacchip_core.index.quality import (
 from stacchip_core.index.schema import SCHEMA_VERSION, bbox_column, chip_schema
 from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cog import Header, Raster, RasterRef, open_raster, read_header
+from stacchip_core.sources.generic import generic_profile
 from stacchip_core.sources.item import ItemSource, StacObject, read_item
 from stacchip_core.sources.profiles import CollectionProfile, load_profile, profile_for
 from stacchip_core.sources.raster import Ratio, Window
-from stacchip_core.sources.scene import Scene, SceneAsset, generic_profile
+from stacchip_core.sources.scene import Scene, SceneAsset
 from stacchip_core.sources.validation import explain
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,10 @@ class IndexSettings(BaseModel):
             "spec": str(self.spec),
             "max_nodata": self.max_nodata,
             "reference": [
-                (band.asset, band.nodata, len(band.layers)) for band in profile.bands if band.name in profile.reference
+                (band.asset, band.nodata, len(band.layers))
+                for name in profile.reference  # in its order: the first that an item has is taken
+                for band in profile.bands
+                if band.name == name
             ],
             "qa": profile.qa.model_dump(exclude={"aliases", "source"}),
             "properties": [(prop.name, prop.type) for prop in profile.properties],

@@ -13,6 +13,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
+from stacchip_core.errors import ProfileError
 from stacchip_core.sources.profiles import Property, PropertyType
 
 SCHEMA_VERSION = 1
@@ -42,18 +43,25 @@ _BEFORE = [
     ("grid_cell", pa.string()),
 ]
 _AFTER = [("geometry", pa.binary()), ("bbox", _BBOX)]
+_OWN = {name for name, _ in (*_BEFORE, *_AFTER)}
 
 
 def chip_schema(properties: Iterable[Property] = ()) -> pa.Schema:
-    """Columns of the chip table, with a profile's properties before the geometry."""
+    """Columns of the chip table, with a profile's properties before the geometry.
+
+    Raises:
+        ProfileError: a property has the name of a column.
+    """
+    properties = tuple(properties)
+    if taken := {prop.name for prop in properties} & _OWN:
+        raise ProfileError(f"property {min(taken)!r} has the name of a column of the chip table; leave it out")
     carried = [(prop.name, _PROPERTY_TYPES[prop.type]) for prop in properties]
     return pa.schema([pa.field(name, kind) for name, kind in (*_BEFORE, *carried, *_AFTER)])
 
 
 def property_names(schema: pa.Schema) -> list[str]:
     """Names of the carried properties in a chip table's schema, in order."""
-    own = {name for name, _ in (*_BEFORE, *_AFTER)}
-    return [name for name in schema.names if name not in own]
+    return [name for name in schema.names if name not in _OWN]
 
 
 def unify(schemas: Sequence[pa.Schema]) -> pa.Schema:

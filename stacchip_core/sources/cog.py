@@ -46,8 +46,8 @@ _OPTIONS = {
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
-    # Forget what servers said once a file is closed: GDAL else repeats an old 503 or the pixels of a replaced file for as
-    # long as the process lives. Costs a HEAD request more per open.
+    # Forget a server's answers when its file is closed: GDAL else repeats an old 503, or the pixels of a file replaced
+    # since, for as long as the process lives. Costs one more HEAD request per open.
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
 
@@ -262,11 +262,8 @@ def _gdal_path(href: str) -> str:
     if parts.scheme in ("http", "https"):
         return f"/vsicurl/{href}"
     prefix = {"s3": "vsis3", "gs": "vsigs", "az": "vsiaz"}[parts.scheme]
-    return (
-        f"/{prefix}/{parts.netloc}{quote(parts.path, safe='/%')}"
-        if "%" in parts.path
-        else (f"/{prefix}/{parts.netloc}{parts.path}")
-    )
+    path = quote(parts.path, safe="/%") if "%" in parts.path else parts.path
+    return f"/{prefix}/{parts.netloc}{path}"
 
 
 def _window(window: Window) -> RasterioWindow:
@@ -302,13 +299,8 @@ def _alpha(dataset: Any) -> int:
 
 
 def _check_blocks(raster: Raster, dataset: Any) -> None:
-    height, width = raster.header.block_shape
-    layers = (
-        dataset.count
-        if str(dataset.interleaving) == "Interleaving.pixel" or "pixel" in str(dataset.interleaving).lower()
-        else 1
-    )
-    size = height * width * layers * np.dtype(_numpy_dtype(raster.header.dtype)).itemsize
+    (height, width), is_mixed = raster.header.block_shape, "pixel" in str(dataset.interleaving).lower()
+    size = height * width * (dataset.count if is_mixed else 1) * np.dtype(_numpy_dtype(raster.header.dtype)).itemsize
     if size > MAX_BLOCK_BYTES:
         raster.close()
         raise ReadError(
@@ -339,11 +331,8 @@ def _errors_of(ref: RasterRef) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, IndexError) as err:
-        if isinstance(err, ReadError):
-            raise
         text = _shown(err, ref)
-        is_transient = is_remote(ref.href) and _TRANSIENT.search(text)
-        kind = TransientReadError if is_transient else ReadError
+        kind = TransientReadError if is_remote(ref.href) and _TRANSIENT.search(text) else ReadError
         raise kind(f"{ref}: {text}") from err
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -11,16 +13,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 from stacchip_core.errors import InputError, InvalidItemError, ReadError, TransientReadError
 from stacchip_core.sources.access import is_remote, unsigned_href
 
 JSON = dict[str, Any]
 
-# An item is a few kB; a megabyte is room for the longest asset lists seen, and a bound on what a stranger may send.
+# An item is a few kB, a catalog page of links some MB: a bound on what a stranger may send.
 MAX_JSON_BYTES = 16 * 2**20
 TIMEOUT_S = 60.0
+
+# Reserved by RFC 3986, and the percent sign: all else in a URL is percent-encoded before it is asked for.
+_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;=~"
 
 
 class StacObject(Protocol):
@@ -68,7 +73,8 @@ def read_item(item: StacObject | Mapping[str, Any] | str | Path, local_roots: tu
     if isinstance(item, Path) or (isinstance(item, str) and not is_remote(item)):
         return _read_local_item(Path(item), local_roots)
     if isinstance(item, str):
-        return ItemSource(_checked(read_json(item), item), item, local_roots)
+        base = unsigned_href(item)
+        return ItemSource(_checked(read_json(item), base), base, local_roots)
     if isinstance(item, Mapping):
         return ItemSource(_checked(dict(item), "given"), _self_href(item), local_roots)
     if not hasattr(item, "to_dict"):
@@ -113,15 +119,18 @@ def _read_file(path: str, name: str) -> bytes:
 
 
 def _read_url(url: str, name: str) -> bytes:
-    if urlsplit(url).scheme not in ("http", "https"):
+    if not url.lower().startswith(("http://", "https://")):
         raise InputError(f"{name}: JSON is read from http(s) URLs and local paths; read it yourself and pass it on")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        with urllib.request.urlopen(quote(url, safe=_URL_CHARACTERS), timeout=TIMEOUT_S) as response:
             return cast(bytes, response.read(MAX_JSON_BYTES + 1))
     except urllib.error.HTTPError as err:
+        err.close()
         kind = TransientReadError if err.code in (408, 429) or err.code >= 500 else ReadError
         raise kind(f"{name}: HTTP {err.code}") from err
-    except OSError as err:
+    except (http.client.InvalidURL, ValueError) as err:
+        raise ReadError(f"{name}: no usable URL: {err}") from err
+    except (OSError, http.client.HTTPException) as err:
         raise TransientReadError(f"{name}: {getattr(err, 'reason', err)}") from err
 
 
@@ -129,14 +138,23 @@ def _checked(data: JSON, name: str) -> JSON:
     if data.get("type") != "Feature" or not isinstance(data.get("properties"), dict):
         raise InvalidItemError(f"{name}: not a STAC item: it has no type 'Feature' with properties")
     item_id = data.get("id")
-    if not isinstance(item_id, str) or not item_id or len(item_id.encode()) > 512:
-        raise InvalidItemError(f"{name}: an item's id is a text of 1 to 512 bytes, found {str(item_id)[:80]!r}")
+    if not isinstance(item_id, str) or not is_name(item_id):
+        raise InvalidItemError(
+            f"{name}: an item's id is a text of 1 to 512 bytes without control characters, found {str(item_id)[:80]!r}"
+        )
     return data
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can name an item or collection: 1 to 512 bytes of UTF-8 without control characters."""
+    return 0 < len(text.encode("utf-8", "replace")) <= 512 and not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text)
+
+
 def _self_href(item: Mapping[str, Any]) -> str:
-    hrefs = [link.get("href") for link in item.get("links") or () if link.get("rel") == "self"]
-    return next((href for href in hrefs if isinstance(href, str) and is_remote(href)), "")
+    links = item.get("links")
+    own = [link for link in links if isinstance(link, Mapping)] if isinstance(links, list) else []
+    hrefs = [link.get("href") for link in own if link.get("rel") == "self"]
+    return next((unsigned_href(href) for href in hrefs if isinstance(href, str) and is_remote(href)), "")
 
 
 def unsigned(item: Mapping[str, Any]) -> JSON:
@@ -176,14 +194,15 @@ def parse_time(value: object, field: str) -> datetime | None:
     if value is None:
         return None
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-    except ValueError as err:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip().upper())
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as err:
         raise InvalidItemError(f"properties.{field} is no date and time: {str(value)[:80]!r}") from err
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def assets_of(item: Mapping[str, Any]) -> Iterator[tuple[str, JSON]]:
     """Key and JSON of each well-formed asset."""
-    for key, asset in (item.get("assets") or {}).items():
+    assets = item.get("assets")
+    for key, asset in assets.items() if isinstance(assets, Mapping) else ():
         if isinstance(asset, dict) and isinstance(asset.get("href"), str):
             yield key, asset

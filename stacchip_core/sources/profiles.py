@@ -108,6 +108,8 @@ class QaRule(_Frozen):
         if not all(isinstance(meaning, wanted) for meaning in meanings):
             form = "{shift, width, values}" if self.kind == "field" else "whole numbers"
             raise ValueError(f"a rule of kind {self.kind!r} takes {form} for nodata, cloud, shadow, snow and water")
+        if self.kind == "bits" and any(not 0 <= bit <= 31 for bit in meanings if isinstance(bit, int)):
+            raise ValueError("bit positions are 0 to 31")
         return self
 
 
@@ -149,11 +151,13 @@ class CollectionProfile(_Frozen):
 
     @model_validator(mode="after")
     def _names_agree(self) -> CollectionProfile:
-        always = [band.name for band in self.bands if not band.when]
-        if twice := [name for name in always if always.count(name) > 1]:
-            raise ValueError(f"band {twice[0]!r} is listed twice; tell the entries apart with `when`")
-        known = set(self.band_names)
-        for name in (*self.reference, *self.preview):
+        always = [name for band in self.bands if not band.when for name in (band.name, *band.layers)]
+        if twice := _first_twice(always):
+            raise ValueError(f"band {twice!r} is listed twice; tell the entries apart with `when`")
+        if twice := _first_twice([prop.name for prop in self.properties]):
+            raise ValueError(f"property {twice!r} is listed twice")
+        bands = {band.name for band in self.bands}
+        for name, known in (*((n, bands) for n in self.reference), *((n, set(self.band_names)) for n in self.preview)):
             if name not in known:
                 raise ValueError(f"{name!r} is not one of the bands: {', '.join(sorted(known))}")
         return self
@@ -162,6 +166,10 @@ class CollectionProfile(_Frozen):
     def band_names(self) -> tuple[str, ...]:
         """Names of the bands and of the layers inside them, in order, each once."""
         return tuple(dict.fromkeys(name for band in self.bands for name in (band.name, *band.layers)))
+
+
+def _first_twice(names: list[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def parse_profile(data: Mapping[str, Any], where: str) -> CollectionProfile:
@@ -174,7 +182,7 @@ def parse_profile(data: Mapping[str, Any], where: str) -> CollectionProfile:
         merged = dict(data)
         base = merged.pop("extends", None)
         if base is not None:
-            inherited = load_profile(base).model_dump()
+            inherited = _builtin(str(base)).model_dump()
             merged = {**inherited, "collections": (), **merged}
         return CollectionProfile.model_validate(merged)
     except ValidationError as err:
@@ -190,18 +198,14 @@ def load_profile(name_or_path: str | Path) -> CollectionProfile:
     """
     text = str(name_or_path)
     if not text.endswith((".yaml", ".yml")):
-        if text not in profile_names():
-            close = difflib.get_close_matches(text, profile_names(), n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ProfileNotFoundError(
-                f"there is no profile {text!r}; built in are {', '.join(profile_names())}."
-                f"{hint} Or give the path of a YAML file."
-            )
         return _builtin(text)
     path = Path(text)
     if not path.is_file():
         raise ProfileNotFoundError(f"there is no profile file {path.name!r} in that folder")
-    return _parse_yaml(path.read_text(encoding="utf-8"), where=path.name)
+    try:
+        return _parse_yaml(path.read_text(encoding="utf-8"), where=path.name)
+    except UnicodeDecodeError as err:
+        raise ProfileError(f"profile {path.name}: not a UTF-8 text") from err
 
 
 def profile_for(collection: str) -> CollectionProfile | None:
@@ -218,6 +222,13 @@ def profile_names() -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _builtin(name: str) -> CollectionProfile:
+    if name not in profile_names():
+        close = difflib.get_close_matches(name, profile_names(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ProfileNotFoundError(
+            f"there is no profile {name!r}; built in are {', '.join(profile_names())}."
+            f"{hint} Or give the path of a YAML file."
+        )
     text = (resources.files("stacchip_core.sources") / "builtin" / f"{name}.yaml").read_text(encoding="utf-8")
     return _parse_yaml(text, where=name)
 

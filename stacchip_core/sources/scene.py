@@ -9,18 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
-from urllib.parse import urlsplit
 
 from stacchip_core.errors import BandNotFoundError, HrefRefusedError, InvalidItemError, UnsupportedGridError
 from stacchip_core.sources.access import resolve_href, unsigned_href
-from stacchip_core.sources.item import JSON, ItemSource, assets_of, parse_time
+from stacchip_core.sources.generic import generic_profile, is_raster
+from stacchip_core.sources.item import JSON, ItemSource, assets_of, is_name, parse_time
 from stacchip_core.sources.profiles import Band, CollectionProfile, QaRule, profile_for
 from stacchip_core.sources.projection import declared_grid
 from stacchip_core.sources.raster import Grid, Ratio
 
 logger = logging.getLogger(__name__)
-
-_RASTER_ENDINGS = (".tif", ".tiff", ".jp2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ def _build(source: ItemSource, profile: CollectionProfile, grid: str) -> Scene:
     properties = item["properties"]
     if not item.get("geometry"):
         raise InvalidItemError("geometry is null: an item without a place can't be indexed")
-    if not item.get("assets"):
+    if not isinstance(item.get("assets"), dict) or not item["assets"]:
         raise InvalidItemError("assets is empty: there is nothing to cut chips from")
     start, end = (
         parse_time(properties.get("start_datetime"), "start_datetime"),
@@ -178,70 +176,33 @@ def _build(source: ItemSource, profile: CollectionProfile, grid: str) -> Scene:
     )
     assets = tuple(_find_assets(source, profile))
     reference = _reference(assets, profile, item)
+    declared = _declared_grid(item, reference, must_be_sound=grid == "item")
     return Scene(
         item_id=item["id"],
-        collection=item.get("collection") or profile.name,
+        collection=_collection(item) or profile.name,
         datetime=_moment(properties, start, end),
         start_datetime=start,
         end_datetime=end,
         profile=profile.name,
-        grid=_grid_of(item, reference) if grid == "item" else None,
+        grid=declared if grid == "item" else None,
         reference=reference.band,
-        assets=assets,
+        assets=tuple(replace(asset, grid=declared) if asset is reference else asset for asset in assets),
         qa_asset=_qa_asset(source, profile.qa),
         properties={prop.name: _typed(properties.get(prop.name), prop.type) for prop in profile.properties},
     )
+
+
+def _collection(item: JSON) -> str | None:
+    collection = item.get("collection")
+    if collection and not (isinstance(collection, str) and is_name(collection)):
+        raise InvalidItemError(f"collection is a text of 1 to 512 bytes, found {str(collection)[:80]!r}")
+    return collection
 
 
 def _profile_of(item: JSON) -> CollectionProfile:
     collection = item.get("collection")
     known = profile_for(collection) if isinstance(collection, str) else None
     return known or generic_profile(item)
-
-
-def generic_profile(item: JSON) -> CollectionProfile:
-    """Profile for an item of a collection that nobody described: its data assets, nodata from the file's header.
-
-    Raises:
-        InvalidItemError: no asset can hold pixels.
-    """
-    roles_of = {key: set(asset.get("roles") or ()) for key, asset in assets_of(item) if _is_raster(asset)}
-    rasters = {key: roles for key, roles in roles_of.items() if "virtual" not in roles}  # recipes, without a file
-    by_merit = (
-        [key for key, roles in rasters.items() if "data" in roles],
-        [key for key, roles in rasters.items() if not roles & {"thumbnail", "overview", "metadata", "visual"}],
-        [key for key, roles in rasters.items() if "visual" in roles],
-    )
-    keys = next((keys for keys in by_merit if keys), [])
-    if not keys:
-        types = sorted({str(asset.get("type") or "no media type") for _, asset in assets_of(item)})
-        raise InvalidItemError(
-            f"item {item['id']}: assets hold no GeoTIFF or JPEG 2000 with data; found {', '.join(types) or 'none'}"
-        )
-    logger.info(
-        "item %s: collection %r has no profile; using its assets %s, nodata from the header",
-        item["id"],
-        item.get("collection"),
-        ", ".join(keys),
-    )
-    finest = min(keys, key=lambda key: _pixel_size(item, key))
-    bands = tuple(Band(name=key, asset=key) for key in keys)
-    return CollectionProfile(name="generic", reference=(finest,), bands=bands)
-
-
-def _pixel_size(item: JSON, key: str) -> float:
-    try:
-        grid = declared_grid(item["properties"], item["assets"][key])
-    except UnsupportedGridError:
-        return float("inf")
-    return grid.gsd_m if grid else float("inf")
-
-
-def _is_raster(asset: Mapping[str, Any]) -> bool:
-    media_type = str(asset.get("type") or "").lower()
-    if media_type:
-        return "tiff" in media_type or "jp2" in media_type
-    return str(urlsplit(asset["href"]).path).lower().endswith(_RASTER_ENDINGS)
 
 
 def _find_assets(source: ItemSource, profile: CollectionProfile) -> Iterable[SceneAsset]:
@@ -262,7 +223,7 @@ def _applies(band: Band, item: JSON) -> bool:
 
 def _first_key(item: JSON, keys: Iterable[str]) -> str | None:
     assets = dict(assets_of(item))
-    return next((key for key in keys if key in assets and _is_raster(assets[key])), None)
+    return next((key for key in keys if key in assets and is_raster(assets[key])), None)
 
 
 def _scene_asset(source: ItemSource, key: str, band: Band) -> SceneAsset:
@@ -275,7 +236,7 @@ def _scene_asset(source: ItemSource, key: str, band: Band) -> SceneAsset:
         band=band.name,
         key=key,
         href=resolve_href(unsigned_href(asset["href"]), source.base, source.local_roots),
-        media_type=asset.get("type"),
+        media_type=asset["type"] if isinstance(asset.get("type"), str) else None,
         layers=band.layers,
         kind=band.kind,
         nodata=band.nodata,
@@ -310,11 +271,14 @@ def _reference(assets: tuple[SceneAsset, ...], profile: CollectionProfile, item:
     )
 
 
-def _grid_of(item: JSON, reference: SceneAsset) -> Grid | None:
+def _declared_grid(item: JSON, reference: SceneAsset, *, must_be_sound: bool) -> Grid | None:
     try:
         return declared_grid(item["properties"], item["assets"][reference.key])
     except UnsupportedGridError as err:
-        raise UnsupportedGridError(f"asset {reference.key!r}: {err}") from err
+        if must_be_sound:
+            raise UnsupportedGridError(f"asset {reference.key!r}: {err}") from err
+        logger.warning("item %s: asset %r: %s; the header is used", item["id"], reference.key, err)
+        return None
 
 
 def _moment(properties: JSON, start: dt.datetime | None, end: dt.datetime | None) -> dt.datetime:
@@ -336,9 +300,10 @@ def _typed(value: Any, kind: str) -> str | float | bool | None:
     if kind == "number":
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate has no place in a table
 
 
 def _asset_from_dict(data: JSON) -> SceneAsset:

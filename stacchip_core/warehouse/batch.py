@@ -140,7 +140,9 @@ def index_item(staged: StagedItem, settings: IndexSettings) -> Indexed:
     if staged.error is not None:
         return Indexed(_failed(state, "discover", staged.error), item)
     try:
-        index = Indexer.from_settings(ItemSource(staged.item, staged.base, settings.local_roots), settings).create_index()
+        index = Indexer.from_settings(
+            ItemSource(staged.item, staged.base, settings.local_roots), settings
+        ).create_index()
     except StacchipError as err:
         return Indexed(_failed(state, _stage_of(err), str(err), isinstance(err, TransientError)), item)
     except Exception as err:  # a defect of ours that one scene brings to light must not cost the others

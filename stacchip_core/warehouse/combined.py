@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
 from stacchip_core.index.schema import SCHEMA_VERSION, conform
 from stacchip_core.warehouse.commit import writer
 from stacchip_core.warehouse.data import Columns, schema_of, union, write_data
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals, canonical
-from stacchip_core.warehouse.files import open_parquet, time_range
+from stacchip_core.warehouse.files import open_parquet, read_whole, time_range
 from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, bounds_of, write_items
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
@@ -27,9 +27,9 @@ from stacchip_core.warehouse.order import hilbert_order
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.version import CombinedVersion
 
-_ROW_GROUP_ROWS = (
-    100_000  # at most; groups of a file are of equal length, so at least half of it in all but small files
-)
+# Row groups of a file are as equal as whole items allow, so that all but those of small files hold 47 500 rows or more,
+# and 100 000 at most unless an item alone has more than 5 000.
+_ROW_GROUP_ROWS = 95_000
 _WHOLE_BYTES = 256 * 2**20  # source files of a month up to this are fetched whole, each in one request, and proven
 _ATTEMPTS = 100
 
@@ -164,9 +164,7 @@ def _files(
 def write_month(store: Store, folder: str, stem: str, month: Month, columns: Columns) -> tuple[FileInfo, ...]:
     """Write the data file (where there are chips) and the items file of a month."""
     live = in_hilbert_order(month.live)
-    rows = live["rows"].to_numpy()
-    total = int(rows.sum())
-    per_group = -(-total // max(1, -(-total // _ROW_GROUP_ROWS)))
+    live = live.append_column("group", pa.array(row_groups(live["rows"].to_numpy()), pa.int32()))
     start, end = time_range(live["datetime"])
     draft = FileInfo(
         f"{folder}/data/{stem}.parquet",
@@ -182,14 +180,11 @@ def write_month(store: Store, folder: str, stem: str, month: Month, columns: Col
         columns=columns,
         content=month.content,
     )
-    data = []
-    if total:
-        chips = _chips(month.manifest, live, schema_of(columns))
-        data.append(write_data(store, draft, regrouped(chips, per_group)))
-    first_group = (np.cumsum(rows) - rows) // max(1, per_group)
-    placed = live.append_column("group", pa.array(first_group, pa.int32()))
+    with_chips = live.filter(pc.greater(live["rows"], 0))
+    chips = _chips(month.manifest, with_chips, schema_of(columns))
+    data = [write_data(store, draft, chips)] if len(with_chips) else []
     items = replace(draft, path=f"{folder}/items/{stem}.parquet", role="items", columns=())
-    return (*data, _write_items(store, items, month, placed, file=draft.path))
+    return (*data, _write_items(store, items, month, live, file=draft.path))
 
 
 def in_hilbert_order(live: pa.Table) -> pa.Table:
@@ -201,42 +196,57 @@ def in_hilbert_order(live: pa.Table) -> pa.Table:
     return with_place.sort_by([(name, "ascending") for name in ("place", *IDENTITY)]).drop_columns(["place"])
 
 
-def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `rows` rows each, the last with what is left."""
-    waiting, count = list[pa.Table](), 0
-    for table in tables:
-        waiting.append(table)
-        count += len(table)
-        while count >= rows:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, rows).combine_chunks()
-            waiting, count = [whole.slice(rows)], count - rows
-    if count:
-        yield pa.concat_tables(waiting).combine_chunks()
+def row_groups(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row group of each of some items that have `rows` rows; an item is never split."""
+    starts = np.cumsum(rows) - rows
+    count = max(1, -(-int(rows.sum()) // _ROW_GROUP_ROWS))
+    return np.minimum(starts * count // max(1, int(rows.sum())), count - 1)
 
 
 def _chips(manifest: Manifest, live: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
-    """Chip rows of items, in their order, read row group by row group."""
+    """Chip rows of items, in their order: a table for each of their row groups, one in memory at a time.
+
+    The bytes of the source files are kept, not the opened files: footers of many small row groups are larger.
+    """
     known, store = manifest.data_files(), manifest.store
-    paths = set(live["file"].drop_null().to_pylist())
-    if not paths <= known.keys():
-        stray = sorted(paths - known.keys())[0]
-        raise CorruptWarehouseError(f"items of collection {manifest.name!r} name {stray!r}, the log does not")
-    whole = sum(known[path].size for path in paths) <= _WHOLE_BYTES
-    with ExitStack() as stack:
-        files: Mapping[str, pq.ParquetFile] = {
-            path: stack.enter_context(open_parquet(store, known[path], whole=whole)) for path in sorted(paths)
-        }
-        columns = (live[name].to_pylist() for name in ("file", "row_group", "rows", "key"))
-        for path, group, rows, key in zip(*columns, strict=True):  # items, not chips
-            if not rows:
-                continue
-            table = files[path].read_row_group(group)
-            if len(table) != rows:
-                raise CorruptWarehouseError(
-                    f"{path}: row group {group} holds {len(table)} chips, the manifest says {rows} for item {key}"
-                )
-            yield conform(table, schema)
+    paths = sorted(pc.unique(live["file"]).to_pylist())
+    for path in paths:
+        if path not in known:
+            raise CorruptWarehouseError(f"items of collection {manifest.name!r} name {path!r}, the log does not")
+    is_small = sum(known[path].size for path in paths) <= _WHOLE_BYTES
+    bodies = {path: read_whole(store, known[path]) for path in paths if is_small}
+    for group in pc.unique(live["group"]).to_pylist():
+        own = live.filter(pc.equal(live["group"], group))
+        in_file_order = own.append_column("place", pa.array(np.arange(len(own)))).sort_by(
+            [("file", "ascending"), ("place", "ascending")]
+        )
+        tables = []
+        for path in pc.unique(in_file_order["file"]).to_pylist():
+            wanted = in_file_order.filter(pc.equal(in_file_order["file"], path))
+            with open_parquet(store, known[path], bodies.get(path)) as file:
+                tables.append(conform(_read_items_of(file, path, wanted), schema))
+        yield _in_order(pa.concat_tables(tables).combine_chunks(), in_file_order)
+
+
+def _read_items_of(file: pq.ParquetFile, path: str, items: pa.Table) -> pa.Table:
+    """Chip rows of items of one file, in their order."""
+    columns = [items[name].to_pylist() for name in ("row_group", "rows", "key")]
+    for group, rows, key in zip(*columns, strict=True):  # items, not chips
+        found = file.metadata.row_group(group).num_rows if group < file.num_row_groups else 0
+        if found != rows:
+            raise CorruptWarehouseError(
+                f"{path}: row group {group} holds {found} chips, the manifest says {rows} for item {key}"
+            )
+    return file.read_row_groups(columns[0])
+
+
+def _in_order(chips: pa.Table, items: pa.Table) -> pa.Table:
+    """Chip rows of items, moved so that their items come by `place`."""
+    rows, place = items["rows"].to_numpy(), items["place"].to_numpy()
+    by_place = np.argsort(place)
+    starts, counts = (np.cumsum(rows) - rows)[by_place], rows[by_place]
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    return chips.take(pa.array(np.repeat(starts, counts) + within))
 
 
 def _write_items(store: Store, draft: FileInfo, month: Month, placed: pa.Table, *, file: str) -> FileInfo:

@@ -66,24 +66,28 @@ def read_whole(store: Store, info: FileInfo) -> bytes:
 
 
 @contextmanager
-def open_parquet(store: Store, info: FileInfo, *, whole: bool | None = None) -> Iterator[pq.ParquetFile]:
+def open_parquet(store: Store, info: FileInfo, body: bytes | None = None) -> Iterator[pq.ParquetFile]:
     """A Parquet file for reading; damage met in the block is a CorruptWarehouseError naming the file.
 
     Args:
         store: where it is.
         info: as the log names it.
-        whole: fetch and prove all of it first; None: where it is small.
+        body: its bytes, where `read_whole` has fetched them already.
     """
     with naming(store, info.path):
-        if info.size <= WHOLE_BYTES if whole is None else whole:
-            source = pa.BufferReader(read_whole(store, info))
+        if body is None and info.size <= WHOLE_BYTES:
+            body = read_whole(store, info)
+        if body is not None:
+            source = pa.BufferReader(body)
         else:
             source = store.arrow_filesystem.open_input_file(store.path(info.path))
-        with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as file:
+        with pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=body is None) as file:
             footer = file.metadata
             in_groups = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
             if not footer.num_rows == in_groups == info.rows:
-                raise CorruptWarehouseError(f"{store.root}/{info.path} holds {in_groups} rows, the log says {info.rows}")
+                raise CorruptWarehouseError(
+                    f"{store.root}/{info.path} holds {in_groups} rows, the log says {info.rows}"
+                )
             yield file
 
 

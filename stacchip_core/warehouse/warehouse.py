@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +42,7 @@ FEATURES: frozenset[str] = frozenset()  # what a warehouse may ask of its reader
 
 PAGE_ITEMS = 2000  # items of a commit: what a run that is killed may lose
 _BATCH_ITEMS = 16
-_THREADS = min(4, os.cpu_count() or 1)
+_THREADS = 4  # for the waiting on remote files; indexing local ones is work for the CPU, and gains nothing from threads
 
 Items = Iterable[StacObject | Mapping[str, Any] | str | Path]
 
