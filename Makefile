@@ -50,7 +50,6 @@ check: lint ## Lint, types and unit tests without servers: the inner loop, at mo
 	$(BIN)/pytest -q -m "not server and not slow and not benchmark"
 
 test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
-	bash tests/install_debian.sh
 	$(BIN)/pytest -q -m "not benchmark"
 
 bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size scene

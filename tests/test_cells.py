@@ -110,7 +110,7 @@ def test_no_points_no_cells() -> None:
 
 def test_lines_belong_to_the_cells_below_whatever_the_rounding() -> None:
     step = 180 / math.ceil(math.pi * EARTH_RADIUS_KM / 10)
-    lines = np.arange(-900, 900) * step
+    lines = np.arange(-900.0, 900.0) * step
     lon = np.full_like(lines, 0.01)
     assert grid_cells(lon, lines).tolist() == grid_cells(lon, lines - 1e-9).tolist()
     assert (grid_cells(lon, lines) != grid_cells(lon, lines + 1e-9)).all()

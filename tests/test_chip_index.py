@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,3 +111,20 @@ def test_a_place_that_can_not_be_written_is_named(index: ChipIndex, tmp_path: Pa
     with pytest.raises(ReadError, match=r"x\.parquet: can't be written") as caught:
         index.write(tmp_path / "no folder" / "x.parquet")
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_write_that_fails_leaves_what_was_there(
+    tmp_path: Path, index: ChipIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.write(tmp_path / "index.parquet")
+    before = (tmp_path / "index.parquet").read_bytes()
+
+    def half(*args: Any, **_: Any) -> None:
+        Path(args[1]).write_bytes(b"PAR1 half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("stacchip_core.index.chip_index.write_chips", half)
+    with pytest.raises(ReadError, match=r"index\.parquet: can't be written: disk full"):
+        index.write(tmp_path / "index.parquet")
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(("parquet", "tmp"))] == ["index.parquet"]
+    assert (tmp_path / "index.parquet").read_bytes() == before

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from stacchip_core.errors import CorruptWarehouseError, InputError, LookupFailedError
 from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse import combined
-from stacchip_core.warehouse.combined import in_hilbert_order, merge, months_of, row_groups
+from stacchip_core.warehouse.combined import in_hilbert_order, merge, months_of
 from stacchip_core.warehouse.items import states_of
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
@@ -212,16 +211,6 @@ def test_items_point_into_the_combined_files(monkeypatch: pytest.MonkeyPatch) ->
             with pq.ParquetFile(pa.BufferReader(store.read(state.file))) as file:
                 group = file.read_row_group(state.row_group, columns=["item_id"])["item_id"].to_pylist()
             assert state.item_id in group
-
-
-@given(st.lists(st.integers(0, 5000), max_size=200))
-def test_row_groups_hold_whole_items_and_their_share(lengths: list[int]) -> None:
-    rows = np.array(lengths, np.int64)
-    groups = row_groups(rows)
-    assert (np.diff(groups, prepend=0) >= 0).all()
-    totals = np.bincount(groups, weights=rows) if len(rows) else np.zeros(0)
-    assert (totals <= 100_000).all()
-    assert len(totals) <= 1 or (totals >= 42_500).all()
 
 
 # --- items and scenes

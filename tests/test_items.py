@@ -93,7 +93,7 @@ def test_rows_in_takes_rows_that_agree_in_every_column() -> None:
 
 
 @given(st.data())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_a_changed_byte_never_gives_wrong_rows(data: st.DataObject) -> None:
     store = memory_store()
     info = write_items(store, DRAFT, table(*(row(f"k{n:03d}", item="x" * 50) for n in range(100))))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +115,6 @@ def test_duckdb_reads_the_boxes_and_the_wkb(file: Path, index: ChipIndex) -> Non
         except duckdb.Error:  # where DuckDB takes the column for bytes already
             rows = db.execute(query.replace("::blob", "")).fetchall()
         assert len(rows) == len(index)
-
-
-def test_gdal_reads_crs_type_and_count(file: Path, index: ChipIndex) -> None:
-    ogrinfo = shutil.which("ogrinfo")
-    if ogrinfo is None:
-        pytest.skip("no ogrinfo: the Debian package gdal-bin is not installed")
-    formats = subprocess.run([ogrinfo, "--formats"], capture_output=True, text=True, check=True).stdout
-    if "Parquet" not in formats:
-        pytest.skip("this GDAL was built without its Parquet driver (Debian's is)")
-    told = subprocess.run([ogrinfo, "-al", "-so", str(file)], capture_output=True, text=True, check=True).stdout
-    assert re.search(rf"Feature Count: {len(index)}\b", told)
-    assert re.search(r"Geometry: (Multi )?Polygon|Geometry: Unknown", told)
-    assert "CRS84" in told
-    assert "chip_id: String" in told
 
 
 @given(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -51,14 +53,21 @@ class ChipIndex:
         return gpd.GeoDataFrame(frame, geometry=geometry.values, crs="OGC:CRS84")
 
     def write(self, path: str | Path) -> None:
-        """Write one GeoParquet file that is enough to cut the chips: scenes and grid specs travel in its footer."""
+        """Write one GeoParquet file that is enough to cut the chips: scenes and grid specs travel in its footer.
+
+        The file appears whole, in place of an older one, or not at all.
+        """
         scenes = {key: self.scenes[key].to_json() for key in sorted(self.scenes)}
         extra = {_SCENES.decode(): json.dumps(scenes), _SPECS.decode(): json.dumps([str(spec) for spec in self.specs])}
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            write_chips([self.table], str(path), extra=extra)
+            write_chips([self.table], str(unfinished), extra=extra)
+            unfinished.replace(path)
         except OSError as err:
-            name = Path(path).name
-            raise ReadError(f"{name}: can't be written: {str(err).replace(str(path), name)}") from err
+            with suppress(OSError):
+                unfinished.unlink()
+            raise ReadError(f"{path.name}: can't be written: {str(err).replace(str(unfinished), path.name)}") from err
 
     @classmethod
     def read(cls, path: str | Path | BinaryIO, local_roots: Iterable[str] = ()) -> ChipIndex:

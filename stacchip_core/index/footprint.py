@@ -19,6 +19,7 @@ from stacchip_core.sources.raster import Grid, parse_crs
 MAX_STRAY_PX = 0.5
 # Segments per edge at which adding points ends. Reached only next to a pole, where longitudes turn without bound.
 MAX_SEGMENTS = 128
+_AT_POLE = 90 - 1e-9  # degrees; a tenth of a millimetre
 # Coordinates are kept to 2**-30 degree, a twentieth of a millimetre: the zeros behind make the column a third smaller.
 _STEPS_PER_DEGREE = 2.0**30
 
@@ -133,7 +134,7 @@ def _unrolled(grid: Grid, lon: Floats, lat: Floats) -> tuple[Floats, Floats, Flo
         return lon, lat, np.zeros(len(lon))
     steps = np.diff(lon, axis=1, append=lon[:, :1])
     steps = (steps + 180) % 360 - 180
-    is_pole = np.abs(lat) > 90 - 1e-9
+    is_pole = np.abs(lat) > _AT_POLE
     for k in np.flatnonzero(is_pole.any(axis=1)):  # a loop over the few windows with a corner right on a pole
         _turn_at_pole(steps[k], is_pole[k])
     unrolled = np.concatenate([np.zeros((len(lon), 1)), np.cumsum(steps[:, :-1], axis=1)], axis=1)
@@ -167,7 +168,8 @@ def _stray(grid: Grid, rings: tuple[Floats, Floats, Floats], middles: tuple[Floa
 def _polygons(rings: Rings, chosen: NDArray[np.bool_]) -> NDArray[np.object_]:
     lon, lat = (np.round(v[chosen] * _STEPS_PER_DEGREE) / _STEPS_PER_DEGREE for v in (rings.lon, rings.lat))
     turn = rings.turn[chosen]
-    is_plain = (np.abs(lon).max(axis=1, initial=0) <= 180) & (turn == 0)  # False where NaN
+    is_off_poles = np.abs(lat).max(axis=1, initial=0) < _AT_POLE
+    is_plain = (np.abs(lon).max(axis=1, initial=0) <= 180) & (turn == 0) & is_off_poles  # False where NaN
     result = np.full(len(lon), None, dtype=object)
     result[is_plain] = shapely.polygons(np.stack([lon[is_plain], lat[is_plain]], axis=-1))
     for k in np.flatnonzero(~is_plain):  # a loop over the few windows at the antimeridian, at a pole or off the globe
@@ -194,7 +196,7 @@ def _wrapped(lon: Floats, lat: Floats, turn: float) -> Any:
 
 def _with_pole_edges(points: Floats) -> Floats:
     """Leave a pole along the meridian of the next point: without it the edge would cut across."""
-    at_pole = np.flatnonzero(np.abs(points[:, 1]) > 90 - 1e-9)
+    at_pole = np.flatnonzero(np.abs(points[:, 1]) > _AT_POLE)
     after = np.roll(points[:, 0], -1)[at_pole]
     return np.insert(points, at_pole + 1, np.stack([after, points[at_pole, 1]], axis=-1), axis=0)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
 from stacchip_core.index.schema import SCHEMA_VERSION, conform
@@ -23,7 +22,7 @@ from stacchip_core.warehouse.files import open_parquet, read_whole, time_range
 from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, bounds_of, write_items
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.order import hilbert_order
+from stacchip_core.warehouse.order import hilbert_order, row_groups
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.version import CombinedVersion
 
@@ -164,7 +163,7 @@ def _files(
 def write_month(store: Store, folder: str, stem: str, month: Month, columns: Columns) -> tuple[FileInfo, ...]:
     """Write the data file (where there are chips) and the items file of a month."""
     live = in_hilbert_order(month.live)
-    live = live.append_column("group", pa.array(row_groups(live["rows"].to_numpy()), pa.int32()))
+    live = live.append_column("group", pa.array(row_groups(live["rows"].to_numpy(), _ROW_GROUP_ROWS), pa.int32()))
     start, end = time_range(live["datetime"])
     draft = FileInfo(
         f"{folder}/data/{stem}.parquet",
@@ -194,13 +193,6 @@ def in_hilbert_order(live: pa.Table) -> pa.Table:
     lon, lat = (sides["xmin"] + sides["xmax"]) / 2, (sides["ymin"] + sides["ymax"]) / 2
     with_place = live.append_column("place", pa.array(hilbert_order(lon, lat)))
     return with_place.sort_by([(name, "ascending") for name in ("place", *IDENTITY)]).drop_columns(["place"])
-
-
-def row_groups(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Row group of each of some items that have `rows` rows; an item is never split."""
-    starts = np.cumsum(rows) - rows
-    count = max(1, -(-int(rows.sum()) // _ROW_GROUP_ROWS))
-    return np.minimum(starts * count // max(1, int(rows.sum())), count - 1)
 
 
 def _chips(manifest: Manifest, live: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:

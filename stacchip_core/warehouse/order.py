@@ -1,4 +1,4 @@
-"""Hilbert order: places that are near each other on the ground come near each other in a file."""
+"""How items lie in a file: near each other where they are near on the ground, in row groups of even length."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def hilbert_order(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray
 
 def _cells(share: NDArray[np.float64], side: np.int64) -> NDArray[np.int64]:
     return np.clip(np.floor(np.nan_to_num(share) * side), 0, side - 1).astype(np.int64)
+
+
+def row_groups(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Row group of each of some items that have `rows` rows: none split, the groups as equal as whole items allow.
+
+    Groups are numbered as they are written: a group that no item begins in, as after a very large one, does not count.
+
+    Args:
+        rows: shape (n,), in the order of the file.
+        most: rows of a group, up to those of the item that it ends with.
+    """
+    count = max(1, -(-int(rows.sum()) // most))
+    share = (np.cumsum(rows) - rows) * count // max(1, int(rows.sum()))
+    return np.searchsorted(np.unique(share[rows > 0]), share)
