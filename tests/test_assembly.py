@@ -216,6 +216,7 @@ def overloaded() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_transient_errors_are_raised_to_be_retried_and_a_failure_at_last(overloaded: str, tmp_path: Path) -> None:
     item = naip_scene(tmp_path / "pixels", grid=utm_grid(SIZE, 1.0, epsg=26914))
     warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", [item])

@@ -322,6 +322,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(steps)
 def test_any_merges_hold_the_live_rows_of_their_collections(steps: list[tuple[list[Piece], set[str]]]) -> None:

@@ -324,6 +324,7 @@ pieces = st.builds(
 batches = st.lists(pieces, min_size=1, max_size=4, unique_by=lambda piece: (piece.key, piece.size))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(batches, st.integers(0, 3)), min_size=1, max_size=8))
 def test_any_runs_agree_with_a_dict_at_every_version(runs: list[tuple[list[Piece], int]]) -> None:
