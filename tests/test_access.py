@@ -95,8 +95,34 @@ def test_local_hrefs_outside_the_roots_are_refused_without_saying_where(tmp_path
         with pytest.raises(HrefRefusedError, match=r"local file 'passwd' is outside local_roots") as caught:
             resolve_href(href, "", (str(tmp_path / "root"),))
         assert str(tmp_path) not in str(caught.value)
-    with pytest.raises(HrefRefusedError, match="outside local_roots"):
-        resolve_href("file:///etc/passwd", "https://h/item.json")
+
+
+def test_an_item_of_a_network_names_no_local_file(tmp_path: Path) -> None:
+    """By RFC 3986 an absolute path is one of the item's host, whatever lies at it here."""
+    (tmp_path / "a.tif").touch()
+    base, roots = "https://h/items/item.json", (str(tmp_path),)
+    assert resolve_href(str(tmp_path / "a.tif"), base, roots) == f"https://h{tmp_path}/a.tif"
+    for href in (f"file://{tmp_path}/a.tif", f"FILE://{tmp_path}/a.tif", f"file:{tmp_path}/a.tif"):
+        with pytest.raises(HrefRefusedError, match="names a local file"):
+            resolve_href(href, base, roots)
+
+
+def test_a_file_that_two_roots_have_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "red.tif").touch()
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    with pytest.raises(HrefRefusedError, match=r"'red\.tif' is below 2 of the local_roots"):
+        locate("red.tif", (one, other))
+    assert locate("red.tif", (one, one)) == locate("red.tif", (one,))
+
+
+@pytest.mark.parametrize(
+    "href", ["https://h/export?sr=4326&st=2&format=tif", "https://h/x?policy=open&expires=never", "https://h/x?sv=1"]
+)
+def test_parameters_that_belong_to_no_signature_stay(href: str) -> None:
+    assert unsigned_href(href) == href
+    assert unsigned_href(f"{href}&sig=SECRET&Signature=SECRET").count("SECRET") == 0
 
 
 @pytest.mark.parametrize(

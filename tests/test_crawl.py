@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stacchip_core.errors import ReadError
+from stacchip_core.sources.crawl import Disk, Web, crawl
 from stacchip_core.sources.source import Source
 from tests.catalogs import catalog_of, found, ids, item, small_tree, write
 from tests.stac_server import serving_files
@@ -135,3 +136,33 @@ def test_a_root_that_is_not_there_is_an_error(web: str, tmp_path: Path) -> None:
         ids(Source(url=f"{web}nothing.json"))
     with pytest.raises(ReadError, match=r"nothing\.json"):
         ids(Source(url=str(tmp_path / "nothing.json")))
+
+
+@pytest.mark.parametrize("href", ["a%00.json", "ring.json", "x" * 5000 + ".json"])
+def test_a_link_that_is_no_path_is_a_failure_and_the_others_are_found(tree: Path, href: str) -> None:
+    (tree.parent / "ring.json").symlink_to(tree.parent / "ring.json")
+    odd = catalog_of(tree.parent, [("item", href), ("item", "s2/b.json")], name="odd.json")
+    broken, whole = found(Source(url=str(odd)))
+    assert broken.error
+    assert whole.item["id"] == "b"
+
+
+def test_a_link_that_is_no_url_is_a_failure() -> None:
+    catalog = {"type": "Catalog", "links": [{"rel": "item", "href": "http://[x"}]}
+    (broken,) = crawl("https://h/c.json", catalog, Web("https://h:443", lambda url: {}))
+    assert "no URL" in (broken.error or "")
+
+
+def test_of_children_that_wait_nothing_is_read(tree: Path) -> None:
+    """A catalog of a thousand collections is not a thousand documents in memory."""
+    read: list[str] = []
+
+    class Counting(Disk):
+        def read(self, href: str) -> dict[str, Any]:
+            read.append(Path(href).name)
+            return super().read(href)
+
+    place = Counting((str(tree.parent),))
+    items = crawl(str(tree), place.read(str(tree)), place)
+    next(items)
+    assert len([name for name in read if name == "collection.json"]) == 1

@@ -340,3 +340,28 @@ def test_big_blocks_and_strips_give_the_same_fractions(item: dict[str, Any], tmp
         write_cog(path, pixels, grid, layout=Layout(block=block, has_overviews=False))
         tables.append(Indexer(item, chip_size=64, local_roots=[tmp_path]).create_index().table)
     assert all(table.equals(tables[0]) for table in tables)
+
+
+def test_the_grid_setting_is_part_of_the_recipe() -> None:
+    profile = load_profile("sentinel-2-l2a")
+    assert IndexSettings(grid="item").recipe(profile) != IndexSettings(grid="asset").recipe(profile)
+
+
+def test_a_profile_is_read_once_and_a_misspelt_one_is_an_error_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: naip\n")
+    settings = IndexSettings.of(profile=path)
+    path.unlink()
+    assert settings.profile_of({}).name == "mine"
+    with pytest.raises(ProfileNotFoundError, match=r"no profile 'sentinal-2'.*sentinel-2-l2a"):
+        IndexSettings.of(profile="sentinal-2")
+    with pytest.raises(InputError, match=r"unknown key 'chip_sise', did you mean 'chip_size'"):
+        IndexSettings.of(chip_sise=3)
+
+
+def test_a_mask_wider_than_any_scene_is_read_in_thin_strips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stacchip_core.index.indexer._STRIP_PIXELS", 480 * 7)
+    item = scenes.sentinel1_scene(tmp_path)
+    thin = Indexer(item, chip_size=100, local_roots=[tmp_path]).create_index().table
+    monkeypatch.undo()
+    assert thin.equals(Indexer(item, chip_size=100, local_roots=[tmp_path]).create_index().table)

@@ -279,3 +279,23 @@ def test_the_time_of_the_last_change_may_be_missing_or_broken() -> None:
 @pytest.mark.parametrize("assets", [None, [], "x", 5, {"a": None, "b": {}, "c": {"href": 1}, "d": ["x"]}])
 def test_malformed_assets_are_none(assets: Any) -> None:
     assert list(assets_of({**ITEM, "assets": assets})) == []
+
+
+def test_an_item_with_dates_as_objects_is_taken_as_text() -> None:
+    given = {**ITEM, "properties": {**ITEM["properties"], "datetime": datetime(2024, 6, 15, tzinfo=UTC)}}
+    assert read_item(given).item["properties"]["datetime"].startswith("2024-06-15")
+    assert isinstance(given["properties"]["datetime"], datetime)
+
+
+def test_an_item_that_is_nested_too_deep_is_refused() -> None:
+    inner: Any = 1
+    for _ in range(700):
+        inner = [inner]
+    with pytest.raises(InvalidItemError, match=r"scene-1.*levels deep|no plain JSON"):
+        read_item({**ITEM, "properties": {**ITEM["properties"], "deep": inner}})
+
+
+def test_hrefs_rewritten_to_local_files_are_not_looked_for_at_the_self_link(tmp_path: Path) -> None:
+    local = {**ITEM, "assets": {"red": {"href": str(tmp_path / "red.tif")}}}
+    assert read_item(local, (str(tmp_path),)).base == ""
+    assert read_item(ITEM, (str(tmp_path),)).base == "https://h/items/scene-1.json"

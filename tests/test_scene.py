@@ -24,7 +24,7 @@ from stacchip_core.sources.generic import generic_profile
 from stacchip_core.sources.item import ItemSource, read_item
 from stacchip_core.sources.profiles import CollectionProfile, load_profile, parse_profile
 from stacchip_core.sources.raster import Grid, Ratio
-from stacchip_core.sources.scene import Scene
+from stacchip_core.sources.scene import Scene, _typed
 from tests import scenes
 from tests.data import ITEMS, needs_shared_data
 from tests.items import coarser, utm_grid
@@ -332,3 +332,7 @@ def test_any_damage_to_an_item_is_harmless_or_refused(path: Any, value: Any, col
         scene.to_json().encode()
         assert Scene.from_json(scene.to_json()).key == scene.key
     assert repr(item) == repr(before)
+
+
+def test_a_boolean_is_never_made_up_of_text() -> None:
+    assert [_typed(value, "boolean") for value in (True, False, "false", "0", 1, None)] == [True, False] + [None] * 4

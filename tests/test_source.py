@@ -26,3 +26,8 @@ from stacchip_core.sources.source import Source
 def test_wrong_sources_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Source(**wrong)
+
+
+@pytest.mark.parametrize("box", [None, [], ["a", None, 1, 2], [0, 0, 1], {"west": 0}, [True, 0, 1, 1], "0,0,1,1"])
+def test_a_box_that_says_nothing_matches(box: object) -> None:
+    assert Source(items=("a",), bbox=(50, 50, 60, 60)).matches({"bbox": box, "properties": {}})

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import shapely
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stacchip_core.errors import InputError, InvalidItemError, UnsupportedGridError
 from stacchip_core.index.cells import grid_cells
@@ -32,9 +32,9 @@ from stacchip_core.index.quality import (
 from stacchip_core.index.schema import SCHEMA_VERSION, bbox_column, chip_schema
 from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cog import Header, Raster, RasterRef, open_raster, read_header
-from stacchip_core.sources.generic import generic_profile
+from stacchip_core.sources.generic import profile_of
 from stacchip_core.sources.item import ItemSource, StacObject, read_item
-from stacchip_core.sources.profiles import CollectionProfile, load_profile, profile_for
+from stacchip_core.sources.profiles import CollectionProfile, load_profile
 from stacchip_core.sources.raster import Ratio, Window
 from stacchip_core.sources.scene import Scene, SceneAsset
 from stacchip_core.sources.validation import explain
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 # Rows of a mask read at once, rounded up to whole blocks: a few MB, whatever the scene.
 _STRIP_ROWS = 512
+_STRIP_PIXELS = 2**24  # at most, of a mask wider than any scene: 128 MiB as packed classes
 
 
 class IndexSettings(BaseModel):
@@ -53,13 +54,33 @@ class IndexSettings(BaseModel):
     chip_size: int = Field(256, ge=1, le=65_536, description="Side of a chip, pixels of the reference grid.")
     stride: int | None = Field(None, ge=1, le=65_536, description="Pixels between chips; none: the chip size.")
     edge: Edge = Field("drop", description="drop: whole chips only; pad: keep the last column and row.")
-    profile: str | CollectionProfile | None = Field(None, description="Profile name or YAML path; none: by collection.")
+    profile: CollectionProfile | None = Field(
+        None, description="Given as a profile, its name or its YAML path, and read at once; none: by collection."
+    )
     max_nodata: float | None = Field(None, ge=0, le=1, description="Leave out chips with a larger share of nodata.")
     grid: Literal["item", "asset"] = Field(
         "item", description="Grid from the item, or from the reference asset's header."
     )
     local_roots: tuple[str, ...] = Field((), description="Local folders that may be read.", exclude=True)
     storage: Storage = Field(Storage(), description="How to reach the pixels.")
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _read_once(cls, value: Any) -> Any:
+        return load_profile(value) if isinstance(value, str | Path) else value
+
+    @classmethod
+    def of(cls, **keywords: Any) -> IndexSettings:
+        """Settings from a call's keywords.
+
+        Raises:
+            InputError: names each wrong keyword, with the nearest one where it is unknown.
+            ProfileNotFoundError: lists the built-in profiles.
+        """
+        try:
+            return cls(**keywords)
+        except ValidationError as err:
+            raise InputError(explain(err, cls)) from err
 
     @property
     def spec(self) -> GridSpec:
@@ -68,13 +89,9 @@ class IndexSettings(BaseModel):
 
     def profile_of(self, item: Mapping[str, Any]) -> CollectionProfile:
         """The profile asked for, else the one that serves the item's collection, else a generic one."""
-        if isinstance(self.profile, CollectionProfile):
-            return self.profile
         if self.profile is not None:
-            return load_profile(self.profile)
-        collection = item.get("collection")
-        known = profile_for(collection) if isinstance(collection, str) else None
-        return known or generic_profile(dict(item))
+            return self.profile
+        return profile_of(dict(item))
 
     def recipe(self, profile: CollectionProfile) -> str:
         """32 hex digits of what decides an item's rows; never aliases, signing, scale or wording."""
@@ -82,6 +99,7 @@ class IndexSettings(BaseModel):
             "schema": SCHEMA_VERSION,
             "spec": str(self.spec),
             "max_nodata": self.max_nodata,
+            "grid": self.grid,
             "reference": [
                 (band.asset, band.nodata, len(band.layers))
                 for name in profile.reference  # in its order: the first that an item has is taken
@@ -128,22 +146,19 @@ class Indexer:
             storage: endpoint, region and account for the pixels.
 
         Raises:
-            InputError: a setting is out of bounds.
+            InputError, ProfileNotFoundError: a setting is out of bounds, or there is no such profile.
             InvalidItemError, UnsupportedGridError: the item can't be indexed; names item and field.
         """
-        try:
-            settings = IndexSettings(
-                chip_size=chip_size,
-                stride=stride,
-                edge=edge,
-                profile=str(profile) if isinstance(profile, Path) else profile,
-                max_nodata=max_nodata,
-                grid=grid,
-                local_roots=tuple(map(str, local_roots)),
-                storage=storage or Storage(),
-            )
-        except ValidationError as err:
-            raise InputError(explain(err, IndexSettings)) from err
+        settings = IndexSettings.of(
+            chip_size=chip_size,
+            stride=stride,
+            edge=edge,
+            profile=profile,
+            max_nodata=max_nodata,
+            grid=grid,
+            local_roots=tuple(map(str, local_roots)),
+            storage=storage or Storage(),
+        )
         self._prepare(item if isinstance(item, ItemSource) else read_item(item, settings.local_roots), settings)
 
     @classmethod
@@ -306,7 +321,7 @@ def _strips(raster: Raster, lanes: Callable[[Raster, Window], NDArray[np.uint64]
     """Packed classes of a mask from top to bottom, a few rows of whole blocks at a time."""
     header = raster.header
     step = header.block_shape[0] * max(1, -(-_STRIP_ROWS // header.block_shape[0]))
-    step = step if step <= 4 * _STRIP_ROWS else _STRIP_ROWS
+    step = max(1, min(step if step <= 4 * _STRIP_ROWS else _STRIP_ROWS, _STRIP_PIXELS // header.width))
     for top in range(0, header.height, step):
         yield lanes(raster, Window(0, top, header.width, min(step, header.height - top)))
 

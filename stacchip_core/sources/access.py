@@ -14,13 +14,17 @@ from stacchip_core.sources.validation import numbered
 
 REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
 
-# Query parameters that carry or belong to a signature: Azure SAS (se, sig, sp, sr, sv, st, ske, ...: Azure Storage
-# "Create a service SAS"), AWS SigV4 and V2 presigned URLs, Google signed URLs, CloudFront.
-_SIGNED_PARAMETERS = re.compile(
-    r"^(x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|key-pair-id|policy|signature|expires|token|access_token"
-    r"|sig|se|sp|spr|sip|sr|srt|ss|sv|st|ses|sdd|saoid|suoid|scid|skoid|sktid|skt|ske|sks|skv)$",
-    re.IGNORECASE,
-)
+# Query parameters that are secrets by themselves (AWS SigV4, Google signed URLs, tokens), and those that belong to a
+# signature and mean something else without one: Azure SAS (Azure Storage, "Create a service SAS") beside `sig`; AWS V2
+# and CloudFront beside `signature`.
+_SECRET = re.compile(r"x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|token|access_token|sig|signature")
+_BESIDE = {
+    "sig": {
+        *("se", "sp", "spr", "sip", "sr", "srt", "ss", "sv", "st", "ses", "sdd", "saoid", "suoid", "scid"),
+        *("skoid", "sktid", "skt", "ske", "sks", "skv"),
+    },
+    "signature": {"expires", "policy", "key-pair-id"},
+}
 _USER_INFO = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/]*@")
 _GDAL_HANDLER = re.compile(r"/*vsi\w*/", re.IGNORECASE)
 
@@ -90,26 +94,28 @@ def resolve_href(href: str, base: str, local_roots: tuple[str, ...] = ()) -> str
     _refuse_unsafe(href)
     if is_remote(href):
         return href
-    path = unquote(urlsplit(href).path) if href.startswith("file://") else href
-    if Path(path).is_absolute():
-        relative = _below_a_root(Path(path), local_roots)
-        if relative is not None:
-            return relative
-        if href.startswith("file://") or not is_remote(base):
-            raise HrefRefusedError(
-                f"local file {Path(path).name!r} is outside local_roots; add its folder to local_roots to read it"
-            )
+    is_file = href.lower().startswith("file:")
     if is_remote(base):
+        if is_file:
+            raise HrefRefusedError("an item read from a network names a local file")
         scheme, rest = base.split("://", 1)  # urljoin knows how to join paths of http, not of s3
-        return urljoin(f"http://{rest}", path).replace("http://", f"{scheme}://", 1)
-    return posixpath.normpath(posixpath.join(base, path))
+        return urljoin(f"http://{rest}", href).replace("http://", f"{scheme}://", 1)
+    path = unquote(urlsplit(href).path) if is_file else href
+    if not Path(path).is_absolute():
+        return posixpath.normpath(posixpath.join(base, path))
+    relative = _below_a_root(Path(path), local_roots)
+    if relative is None:
+        raise HrefRefusedError(
+            f"local file {Path(path).name!r} is outside local_roots; add its folder to local_roots to read it"
+        )
+    return relative
 
 
 def locate(href: str, local_roots: tuple[str, ...]) -> str:
     """What to open for a resolved href: the URL itself, or a file below one of `local_roots`.
 
     Raises:
-        HrefRefusedError: it lies outside every root, or a link leads out of it.
+        HrefRefusedError: it lies outside every root, a link leads out of it, or several roots have such a file.
         ReadError: there is no such file below the roots.
     """
     _refuse_unsafe(href)
@@ -118,11 +124,13 @@ def locate(href: str, local_roots: tuple[str, ...]) -> str:
     bases = [Path(root).resolve() for root in local_roots]
     try:
         inside = [path for base in bases if (path := (base / href).resolve()).is_relative_to(base)]
-        existing = next((path for path in inside if path.exists()), None)
+        existing = list(dict.fromkeys(path for path in inside if path.exists()))
     except (OSError, RuntimeError) as err:  # too long a name, a ring of links, a folder that may not be entered
         raise HrefRefusedError(f"local file {href[:200]!r} can't be looked up: {type(err).__name__}") from err
-    if existing is not None:
-        return str(existing)
+    if len(existing) > 1:
+        raise HrefRefusedError(f"local file {href!r} is below {len(existing)} of the local_roots: name the one meant")
+    if existing:
+        return str(existing[0])
     if inside:
         raise ReadError(f"local file {href!r} is not there, in none of the {len(bases)} local_roots")
     if not local_roots:
@@ -137,7 +145,11 @@ def unsigned_href(href: str) -> str:
     address, mark, fragment = href.partition("#")
     address, _, query = address.partition("?")
     parameters = query.split("&")
-    kept = [text for text in parameters if not _SIGNED_PARAMETERS.match(unquote(text.partition("=")[0]))]
+    names = [unquote(text.partition("=")[0]).lower() for text in parameters]
+    beside = {name for mark, others in _BESIDE.items() if mark in names for name in others}
+    kept = [
+        text for text, name in zip(parameters, names, strict=True) if not _SECRET.fullmatch(name) and name not in beside
+    ]
     if len(kept) < len(parameters):
         tail = f"?{'&'.join(kept)}" if kept else ""
     else:

@@ -238,6 +238,9 @@ def _own_href(feature: object, page: str) -> str:
     links = feature.get("links") if isinstance(feature, dict) else None
     for link in links if isinstance(links, list) else []:
         if isinstance(link, dict) and link.get("rel") == "self" and isinstance(link.get("href"), str):
-            href = urljoin(page, link["href"])
-            return href if origin_of(href) == origin_of(page) else page
+            try:
+                href = urljoin(page, link["href"])
+                return href if origin_of(href) == origin_of(page) else page
+            except (ValueError, InputError):  # no URL at all
+                return page
     return page

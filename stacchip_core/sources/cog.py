@@ -26,7 +26,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from stacchip_core.errors import HrefRefusedError, InputError, ReadError, TransientReadError
 from stacchip_core.sources.access import DEFAULT_STORAGE, Storage, is_remote, locate, unsigned_href
-from stacchip_core.sources.raster import Grid, Window, canonical_crs, is_on_earth
+from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE, Grid, Window, canonical_crs, is_on_earth
 
 # A raster without georeferencing is told by its header (grid None), not by a warning per file; that of nodata and alpha
 # the former counts is GDAL's rule, and ours.
@@ -219,7 +219,9 @@ def open_raster(ref: RasterRef) -> Raster:
     with rasterio.Env(**_options_of(ref)), _errors_of(ref):
         dataset = rasterio.open(path, driver="JP2OpenJPEG" if is_jp2 else "GTiff", sharing=False)
         raster = Raster(ref, dataset)
-    _check_blocks(raster, dataset)
+    if problem := _size_problem(raster.header, dataset.interleaving):
+        raster.close()
+        raise ReadError(f"{ref}: {problem}")
     return raster
 
 
@@ -298,15 +300,19 @@ def _alpha(dataset: Any) -> int:
     return next((n for n, meaning in enumerate(dataset.colorinterp, start=1) if meaning == ColorInterp.alpha), 0)
 
 
-def _check_blocks(raster: Raster, dataset: Any) -> None:
-    (height, width), is_mixed = raster.header.block_shape, "pixel" in str(dataset.interleaving).lower()
-    size = height * width * (dataset.count if is_mixed else 1) * np.dtype(_numpy_dtype(raster.header.dtype)).itemsize
-    if size > MAX_BLOCK_BYTES:
-        raster.close()
-        raise ReadError(
-            f"{raster.ref}: one block of {height} x {width} pixels is {size / 2**20:.0f} MiB decoded, more than the "
-            f"{MAX_BLOCK_BYTES // 2**20} MiB allowed; rewrite it as a Cloud Optimized GeoTIFF"
-        )
+def _size_problem(header: Header, interleaving: object) -> str | None:
+    """Why a raster is too large to touch, if it is."""
+    if max(header.height, header.width) > MAX_SIDE or header.height * header.width > MAX_PIXELS:
+        return f"{header.height} x {header.width} pixels are more than any scene has"
+    height, width = header.block_shape
+    layers = header.layers if "pixel" in str(interleaving).lower() else 1
+    size = height * width * layers * np.dtype(_numpy_dtype(header.dtype)).itemsize
+    if size <= MAX_BLOCK_BYTES:
+        return None
+    return (
+        f"one block of {height} x {width} pixels is {size / 2**20:.0f} MiB decoded, more than the "
+        f"{MAX_BLOCK_BYTES // 2**20} MiB allowed; rewrite it as a Cloud Optimized GeoTIFF"
+    )
 
 
 def _is_same(one: float, other: float | None) -> bool:

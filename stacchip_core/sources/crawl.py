@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from stacchip_core.errors import HrefRefusedError, InputError, ReadError, StacchipError
+from stacchip_core.errors import HrefRefusedError, InputError, InvalidItemError, ReadError, StacchipError
 from stacchip_core.sources.access import unsigned_href
-from stacchip_core.sources.item import StagedItem, read_json
+from stacchip_core.sources.item import StagedItem, checked, read_json
 from stacchip_core.sources.source import local_path
 
 Document = dict[str, Any]
@@ -50,7 +50,10 @@ class Disk:
             raise HrefRefusedError(
                 f"{parent} links to {unsigned_href(link)}: a local catalog may not lead to a network"
             )
-        path = path or (Path(parent).parent / unquote(link)).resolve()
+        try:
+            path = path or (Path(parent).parent / unquote(link)).resolve()
+        except (ValueError, OSError, RuntimeError) as err:  # a NUL, too long a name, a ring of links
+            raise HrefRefusedError(f"{parent} links to {link[:200]!r}, which is no path: {err}") from err
         if not any(path.is_relative_to(root) for root in self.roots):
             raise HrefRefusedError(
                 f"{parent} links to {path}, outside the folders that may be read ({', '.join(self.roots)}); "
@@ -79,7 +82,10 @@ class Web:
 
     def follow(self, link: str, parent: str) -> str:
         """URL of `link`, relative to the URL `parent`."""
-        url = urldefrag(urljoin(parent, link)).url
+        try:
+            url = urldefrag(urljoin(parent, link)).url
+        except ValueError as err:
+            raise HrefRefusedError(f"{unsigned_href(parent)} links to {link[:200]!r}, which is no URL") from err
         if origin_of(url) != self.origin:
             raise HrefRefusedError(
                 f"{unsigned_href(parent)} links to {unsigned_href(url)}: another host than {self.origin}; "
@@ -99,27 +105,44 @@ def crawl(href: str, document: Document, place: Place, collections: tuple[str, .
     hides the others. No document is read twice, so links in a circle end. Items linked from collections other
     than `collections` (where given) are not read.
     """
-    pending = [(href, document, _collection_id(document))]
+    pending = [_Visit(href, _collection_id(document), document)]
     seen = {href}
     while pending:
-        parent, current, collection = pending.pop()
+        visit = pending.pop()
+        try:
+            current = visit.document or place.read(visit.href)
+            if current.get("type") == "Feature":
+                yield from items_of(visit.href, current, place)
+                continue
+        except StacchipError as err:
+            yield unreadable(visit.href, err, visit.collection)
+            continue
+        collection = _collection_id(current) or visit.collection
         wanted = not collections or collection is None or collection in collections
-        children: list[tuple[str, Document, str | None]] = []
+        children: list[_Visit] = []
         for link in _links(current, ("child", "item") if wanted else ("child",)):
             target = link["href"]
             try:
-                target = place.follow(link["href"], parent)
+                target = place.follow(link["href"], visit.href)
                 if target in seen:
                     continue
                 seen.add(target)
-                found = place.read(target)
-                if link["rel"] == "child" and found.get("type") != "Feature":
-                    children.append((target, found, _collection_id(found) or collection))
+                if link["rel"] == "child":
+                    children.append(_Visit(target, collection))
                 else:
-                    yield from items_of(target, found, place)
+                    yield from items_of(target, place.read(target), place)
             except StacchipError as err:
                 yield unreadable(target, err, collection)
         pending.extend(reversed(children))
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A catalog or collection to read; of those that wait, only the address is kept."""
+
+    href: str
+    collection: str | None
+    document: Document | None = None
 
 
 def items_of(href: str, document: Document, place: Place) -> Iterator[StagedItem]:
@@ -142,12 +165,10 @@ def checked_item(feature: object, href: str, base: str) -> StagedItem:
         return unreadable(
             href, ReadError(f"{unsigned_href(href)}: expected a STAC item (type Feature), found {found!r}")
         )
-    if not isinstance(feature.get("id"), str) or not feature["id"]:
-        return unreadable(
-            href,
-            ReadError(f"{unsigned_href(href)}: an item without an id (text), found {feature.get('id')!r}"),
-        )
-    return StagedItem(feature, base)
+    try:
+        return StagedItem(checked(feature, unsigned_href(href)), base)
+    except InvalidItemError as err:
+        return unreadable(href, err, _text(feature.get("collection")))
 
 
 def unreadable(href: str, error: StacchipError, collection: str | None = None) -> StagedItem:
@@ -188,5 +209,8 @@ def _links(document: Document, relations: tuple[str, ...]) -> list[dict[str, str
 
 
 def _collection_id(document: Document) -> str | None:
-    found = document.get("id") if document.get("type") == "Collection" else None
-    return found if isinstance(found, str) else None
+    return _text(document.get("id")) if document.get("type") == "Collection" else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from stacchip_core.errors import InvalidItemError, UnsupportedGridError
 from stacchip_core.sources.item import JSON, assets_of
-from stacchip_core.sources.profiles import Band, CollectionProfile
+from stacchip_core.sources.profiles import Band, CollectionProfile, profile_for
 from stacchip_core.sources.projection import declared_grid
 
-logger = logging.getLogger(__name__)
+GENERIC = "generic"  # the name that such profiles go by
 
 _RASTER_ENDINGS = (".tif", ".tiff", ".jp2")
+
+
+def profile_of(item: JSON) -> CollectionProfile:
+    """The built-in profile that serves an item's collection, else a generic one.
+
+    Raises:
+        InvalidItemError: the collection is unknown, and no asset can hold pixels.
+    """
+    collection = item.get("collection")
+    known = profile_for(collection) if isinstance(collection, str) else None
+    return known or generic_profile(item)
 
 
 def generic_profile(item: JSON) -> CollectionProfile:
@@ -36,15 +46,9 @@ def generic_profile(item: JSON) -> CollectionProfile:
         raise InvalidItemError(
             f"item {item['id']}: assets hold no GeoTIFF or JPEG 2000 with data; found {', '.join(types) or 'none'}"
         )
-    logger.info(
-        "item %s: collection %r has no profile; using its assets %s, nodata from the header",
-        item["id"],
-        item.get("collection"),
-        ", ".join(keys),
-    )
     finest = min(keys, key=lambda key: _pixel_size(item, key))
     bands = tuple(Band(name=key, asset=key) for key in keys)
-    return CollectionProfile(name="generic", reference=(finest,), bands=bands)
+    return CollectionProfile(name=GENERIC, reference=(finest,), bands=bands)
 
 
 def _roles(asset: Mapping[str, Any]) -> set[str]:

@@ -23,6 +23,8 @@ JSON = dict[str, Any]
 # An item is a few kB, a catalog page of links some MB: a bound on what a stranger may send.
 MAX_JSON_BYTES = 16 * 2**20
 TIMEOUT_S = 60.0
+# Levels of objects and lists: a geometry in an asset's statistics has ten; Python itself gives up at a thousand.
+MAX_DEPTH = 64
 
 # Reserved by RFC 3986, and the percent sign: all else in a URL is percent-encoded before it is asked for.
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;=~"
@@ -74,21 +76,32 @@ def read_item(item: StacObject | Mapping[str, Any] | str | Path, local_roots: tu
         return _read_local_item(Path(item), local_roots)
     if isinstance(item, str):
         base = unsigned_href(item)
-        return ItemSource(_checked(read_json(item), base), base, local_roots)
-    if isinstance(item, Mapping):
-        return ItemSource(_checked(dict(item), "given"), _self_href(item), local_roots)
-    if not hasattr(item, "to_dict"):
-        raise InvalidItemError(f"expected a STAC item, its JSON, or a path or URL of one; found {type(item).__name__}")
-    data = item.to_dict(include_self_link=True, transform_hrefs=False)
-    return ItemSource(_checked(data, "given"), _self_href(data), local_roots)
+        return ItemSource(checked(read_json(item), base), base, local_roots)
+    if not isinstance(item, Mapping):
+        if not hasattr(item, "to_dict"):
+            kind = type(item).__name__
+            raise InvalidItemError(f"expected a STAC item, its JSON, or a path or URL of one; found {kind}")
+        item = item.to_dict(include_self_link=True, transform_hrefs=False)
+    data = checked(_plain(item), "given")
+    # hrefs that were rewritten to local files have left the place that the self link tells of
+    is_local = any(Path(asset["href"]).is_absolute() for _, asset in assets_of(data))
+    return ItemSource(data, "" if is_local else _self_href(data), local_roots)
 
 
 def _read_local_item(path: Path, local_roots: tuple[str, ...]) -> ItemSource:
-    data, folder = _checked(read_json(str(path)), path.name), path.resolve().parent
+    data, folder = checked(read_json(str(path)), path.name), path.resolve().parent
     for root in local_roots:
         if folder.is_relative_to(Path(root).resolve()):
             return ItemSource(data, folder.relative_to(Path(root).resolve()).as_posix(), local_roots)
     return ItemSource(data, "", (str(folder), *local_roots))
+
+
+def _plain(item: Mapping[str, Any]) -> JSON:
+    """Plain JSON of what was given: a copy, with dates and the like as text."""
+    try:
+        return cast(JSON, json.loads(json.dumps(item, default=str)))
+    except (ValueError, TypeError, RecursionError) as err:
+        raise InvalidItemError(f"item {str(item.get('id'))[:80]!r} is no plain JSON: {err}") from err
 
 
 def read_json(where: str) -> JSON:
@@ -134,7 +147,12 @@ def _read_url(url: str, name: str) -> bytes:
         raise TransientReadError(f"{name}: {getattr(err, 'reason', err)}") from err
 
 
-def _checked(data: JSON, name: str) -> JSON:
+def checked(data: JSON, name: str) -> JSON:
+    """`data`, if it has the form of a STAC item; `name` says where it is from.
+
+    Raises:
+        InvalidItemError: not a feature with properties, no usable id, or nested deeper than any item is.
+    """
     if data.get("type") != "Feature" or not isinstance(data.get("properties"), dict):
         raise InvalidItemError(f"{name}: not a STAC item: it has no type 'Feature' with properties")
     item_id = data.get("id")
@@ -142,7 +160,23 @@ def _checked(data: JSON, name: str) -> JSON:
         raise InvalidItemError(
             f"{name}: an item's id is a text of 1 to 512 bytes without control characters, found {str(item_id)[:80]!r}"
         )
+    if not _is_shallow(data):
+        raise InvalidItemError(f"{name}: item {item_id!r} is nested more than {MAX_DEPTH} levels deep")
     return data
+
+
+def _is_shallow(data: JSON) -> bool:
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def is_name(text: str) -> bool:

@@ -75,7 +75,10 @@ def _next_query(query: Query, page: Document) -> Query | None:
 
 def _follow(query: Query, link: dict[str, Any]) -> Query:
     """The request that a `next` link describes (STAC API, "Paging": method, body, headers, merge)."""
-    href = urljoin(query.href, link["href"])
+    try:
+        href = urljoin(query.href, link["href"])
+    except ValueError as err:
+        raise ReadError(f"{unsigned_href(query.href)}: its next page is no URL: {link['href'][:200]!r}") from err
     if origin_of(href) != origin_of(query.href):
         raise ReadError(
             f"{unsigned_href(query.href)}: the next page is on another host, {unsigned_href(href)}; "

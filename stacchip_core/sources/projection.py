@@ -11,10 +11,8 @@ from typing import Any, TypeGuard
 from pyproj.exceptions import CRSError
 
 from stacchip_core.errors import UnsupportedGridError
-from stacchip_core.sources.raster import Grid, canonical_crs, is_on_earth, same_crs
+from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE, Grid, canonical_crs, is_on_earth, same_crs
 
-# More pixels than any scene has (a 100 000 km2 mosaic at 1 m): a shape beyond it is a mistake or an attack.
-MAX_PIXELS = 10**11
 _CRS_FIELDS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
 # What each field may look like: PROJ would also take names (a slow search), PROJ strings and the files these name.
 _CODE = re.compile(r"[A-Za-z][\w-]*:[\w.]+\Z")
@@ -89,7 +87,7 @@ def _shape(value: object) -> tuple[int, int] | None:
         return None
     sides = list(value) if isinstance(value, list | tuple) else []
     is_whole = len(sides) == 2 and all(_is_number(side) and side == int(side) for side in sides)
-    if not is_whole or min(sides) < 1 or sides[0] * sides[1] > MAX_PIXELS:
+    if not is_whole or min(sides) < 1 or max(sides) > MAX_SIDE or sides[0] * sides[1] > MAX_PIXELS:
         raise UnsupportedGridError(f"proj:shape {str(value)[:80]} is not [rows, columns] of at least 1")
     return int(sides[0]), int(sides[1])
 

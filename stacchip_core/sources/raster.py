@@ -11,6 +11,11 @@ import numpy as np
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
+# More than any scene has (a 100 000 km2 mosaic at 1 m is 10**11 pixels; 2**24 pixels of 10 m go four times around the
+# Earth): a shape beyond it is a mistake or an attack.
+MAX_PIXELS = 10**11
+MAX_SIDE = 2**24
+
 # Two grids count as aligned when their corners differ by less than this share of a pixel (of the finer grid).
 # Providers round transforms to 1e-6 of a pixel or so; half a pixel is a real offset (Landsat's panchromatic band).
 ALIGNMENT_TOLERANCE_PX = 0.05

@@ -12,9 +12,9 @@ from typing import Any
 
 from stacchip_core.errors import BandNotFoundError, HrefRefusedError, InvalidItemError, UnsupportedGridError
 from stacchip_core.sources.access import resolve_href, unsigned_href
-from stacchip_core.sources.generic import generic_profile, is_raster
+from stacchip_core.sources.generic import GENERIC, is_raster, profile_of
 from stacchip_core.sources.item import JSON, ItemSource, assets_of, is_name, parse_time
-from stacchip_core.sources.profiles import Band, CollectionProfile, QaRule, profile_for
+from stacchip_core.sources.profiles import Band, CollectionProfile, QaRule
 from stacchip_core.sources.projection import declared_grid
 from stacchip_core.sources.raster import Grid, Ratio
 
@@ -156,7 +156,14 @@ class Scene:
             InvalidItemError, UnsupportedGridError: name the item and the field.
         """
         item = source.item
-        profile = profile or _profile_of(item)
+        profile = profile or profile_of(item)
+        if profile.name == GENERIC:
+            names = ", ".join(profile.band_names)
+            collection = item.get("collection")
+            logger.info(
+                "item %s: collection %r has no profile; using its assets %s, nodata from the header",
+                *(item["id"], collection, names),
+            )
         try:
             return _build(source, profile, grid)
         except (InvalidItemError, HrefRefusedError) as err:
@@ -197,12 +204,6 @@ def _collection(item: JSON) -> str | None:
     if collection and not (isinstance(collection, str) and is_name(collection)):
         raise InvalidItemError(f"collection is a text of 1 to 512 bytes, found {str(collection)[:80]!r}")
     return collection
-
-
-def _profile_of(item: JSON) -> CollectionProfile:
-    collection = item.get("collection")
-    known = profile_for(collection) if isinstance(collection, str) else None
-    return known or generic_profile(item)
 
 
 def _find_assets(source: ItemSource, profile: CollectionProfile) -> Iterable[SceneAsset]:
@@ -296,7 +297,7 @@ def _typed(value: Any, kind: str) -> str | float | bool | None:
     if value is None:
         return None
     if kind == "boolean":
-        return bool(value)
+        return value if isinstance(value, bool) else None  # "false" is a text, and true
     if kind == "number":
         try:
             return float(value)

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -145,7 +145,7 @@ class Source(BaseModel):
 
     def _is_in_area(self, item: Mapping[str, Any]) -> bool:
         box = item.get("bbox")
-        if self.bbox is None or not isinstance(box, list) or len(box) not in (4, 6):
+        if self.bbox is None or not _is_box(box):
             return True
         west, south, east, north = self.bbox
         half = len(box) // 2
@@ -175,6 +175,15 @@ def _item_times(item: Mapping[str, Any]) -> tuple[dt.datetime | None, dt.datetim
         except InputError:
             times.append(None)
     return times[0], times[1]
+
+
+def _is_box(box: object) -> TypeGuard[list[float]]:
+    """Whether `box` is a STAC bbox, of two or three dimensions."""
+    return (
+        isinstance(box, list)
+        and len(box) in (4, 6)
+        and all(isinstance(side, int | float) and not isinstance(side, bool) for side in box)
+    )
 
 
 def _longitudes_meet(one: tuple[float, float], other: tuple[float, float]) -> bool:
