@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stacchip_core.errors import ReadError
+from stacchip_core.errors import InputError, ReadError
 from stacchip_core.sources.crawl import Disk, Web, crawl
 from stacchip_core.sources.source import Source
 from tests.catalogs import catalog_of, found, ids, item, small_tree, write
@@ -166,3 +166,16 @@ def test_of_children_that_wait_nothing_is_read(tree: Path) -> None:
     items = crawl(str(tree), place.read(str(tree)), place)
     next(items)
     assert len([name for name in read if name == "collection.json"]) == 1
+
+
+def test_a_collection_that_is_not_there_is_an_error_that_lists_what_is(tree: Path) -> None:
+    with pytest.raises(InputError, match=r"'sentinel-2-l2' is not in catalog\.json; it has: naip, sentinel-2-l2a"):
+        found(Source(url=str(tree), collections=("sentinel-2-l2",)))
+
+
+def test_failures_name_no_path_of_the_machine(tree: Path) -> None:
+    (tree.parent / "s2" / "b.json").write_text("{")
+    broken = [staged for staged in found(Source(url=str(tree))) if staged.error]
+    assert [staged.item["id"] for staged in broken] == ["s2/b.json"]
+    assert str(tree.parent) not in str(broken)
+    assert Source(url=str(tree)).summary()["url"] == "stac/catalog.json"

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from stacchip_core.errors import InputError, ReadError
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.index.schema import SCHEMA_VERSION, write_chips
+from stacchip_core.sources.access import as_roots
 from stacchip_core.sources.scene import Scene
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ChipIndex:
             raise ReadError(f"{path.name}: can't be written: {str(err).replace(str(unfinished), path.name)}") from err
 
     @classmethod
-    def read(cls, path: str | Path | BinaryIO, local_roots: Iterable[str] = ()) -> ChipIndex:
+    def read(cls, path: str | Path | BinaryIO, local_roots: str | Path | Iterable[str | Path] = ()) -> ChipIndex:
         """Inverse of `write`.
 
         Args:
@@ -99,4 +100,4 @@ class ChipIndex:
             specs = tuple(GridSpec.parse(text) for text in json.loads(metadata[_SPECS]))
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise InputError(f"{name}: its footer is damaged: {type(err).__name__}: {err}") from err
-        return cls(table.replace_schema_metadata(None), scenes, specs, tuple(local_roots))
+        return cls(table.replace_schema_metadata(None), scenes, specs, as_roots(local_roots))

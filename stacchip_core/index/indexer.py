@@ -30,7 +30,7 @@ from stacchip_core.index.quality import (
     unknown_fractions,
 )
 from stacchip_core.index.schema import SCHEMA_VERSION, bbox_column, chip_schema
-from stacchip_core.sources.access import Storage
+from stacchip_core.sources.access import Storage, as_roots
 from stacchip_core.sources.cog import Header, Raster, RasterRef, open_raster, read_header
 from stacchip_core.sources.generic import profile_of
 from stacchip_core.sources.item import ItemSource, StacObject, read_item
@@ -129,7 +129,7 @@ class Indexer:
         profile: str | Path | CollectionProfile | None = None,
         max_nodata: float | None = None,
         grid: Literal["item", "asset"] = "item",
-        local_roots: Sequence[str | Path] = (),
+        local_roots: str | Path | Sequence[str | Path] = (),
         storage: Storage | None = None,
     ) -> None:
         """Reduce the item to a scene; nothing is read yet but an item given by path or URL.
@@ -156,7 +156,7 @@ class Indexer:
             profile=profile,
             max_nodata=max_nodata,
             grid=grid,
-            local_roots=tuple(map(str, local_roots)),
+            local_roots=as_roots(local_roots),
             storage=storage or Storage(),
         )
         self._prepare(item if isinstance(item, ItemSource) else read_item(item, settings.local_roots), settings)

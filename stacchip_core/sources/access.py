@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stacchip_core.errors import HrefRefusedError, ReadError
+from stacchip_core.errors import HrefRefusedError, InputError, ReadError
 from stacchip_core.sources.validation import numbered
 
 REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
@@ -72,6 +73,18 @@ class Storage(BaseModel):
 
 
 DEFAULT_STORAGE = Storage()
+
+
+def as_roots(folders: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
+    """Local folders that may be read, as texts; one folder may be given by itself.
+
+    Raises:
+        InputError: something else than names of folders.
+    """
+    given = (folders,) if isinstance(folders, str | Path) else tuple(folders) if isinstance(folders, Iterable) else None
+    if given is None or not all(isinstance(folder, str | Path) and str(folder) for folder in given):
+        raise InputError(f"local_roots are folders, as texts or paths; found {folders!r}")
+    return tuple(map(str, given))
 
 
 def is_remote(href: str) -> bool:

@@ -83,7 +83,8 @@ def _file_items(href: str, source: Source, io: StacApiIO) -> Iterator[StagedItem
     except InputError:
         raise
     except StacchipError as err:
-        yield unreadable(href, err)
+        path = local_path(href)
+        yield unreadable(Disk(source.roots).name(str(path)) if path else unsigned_href(href), err)
 
 
 def _catalog_items(url: str, source: Source, io: StacApiIO) -> Iterator[StagedItem]:
@@ -125,7 +126,7 @@ def _search_items(url: str, source: Source, io: StacApiIO) -> Iterator[StagedIte
         announced = page.get("numberMatched") or (page.get("context") or {}).get("matched")
         matched = announced if isinstance(announced, int) and matched is None else matched
         for feature in page["features"]:
-            staged = checked_item(feature, query.href, _own_href(feature, query.href))
+            staged = checked_item(feature, unsigned_href(query.href), _own_href(feature, query.href))
             ids.add(f"{staged.item.get('collection')}/{staged.item['id']}")
             yield staged
     if matched is not None and matched > len(ids):

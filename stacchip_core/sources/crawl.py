@@ -32,6 +32,10 @@ class Place(Protocol):
         """What the relative hrefs of an item read at `href` are relative to."""
         ...
 
+    def name(self, href: str) -> str:
+        """How messages and failures call `href`: no signature, no path of this machine."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Disk:
@@ -47,19 +51,23 @@ class Disk:
         """Absolute path of `link`, relative to the folder of `parent`; symbolic links are resolved first."""
         path = local_path(link) if link.startswith("file://") else None
         if path is None and "://" in link:
-            raise HrefRefusedError(
-                f"{parent} links to {unsigned_href(link)}: a local catalog may not lead to a network"
-            )
+            where = unsigned_href(link)
+            raise HrefRefusedError(f"{self.name(parent)} links to {where}: a local catalog may not lead to a network")
         try:
             path = path or (Path(parent).parent / unquote(link)).resolve()
         except (ValueError, OSError, RuntimeError) as err:  # a NUL, too long a name, a ring of links
-            raise HrefRefusedError(f"{parent} links to {link[:200]!r}, which is no path: {err}") from err
+            raise HrefRefusedError(f"{self.name(parent)} links to {link[:200]!r}, which is no path") from err
         if not any(path.is_relative_to(root) for root in self.roots):
             raise HrefRefusedError(
-                f"{parent} links to {path}, outside the folders that may be read ({', '.join(self.roots)}); "
-                "add its folder to local_roots"
+                f"{self.name(parent)} links to {link!r}, outside the folders that may be read; add its folder to "
+                "local_roots"
             )
         return str(path)
+
+    def name(self, href: str) -> str:
+        """Path of `href` below the root that holds it."""
+        root = next((root for root in self.roots if Path(href).is_relative_to(root)), None)
+        return Path(href).relative_to(root).as_posix() if root else Path(href).name
 
     def base(self, href: str) -> str:
         """Folder of `href` relative to the first root that holds it; "" is the root itself."""
@@ -97,6 +105,10 @@ class Web:
         """The item's own URL."""
         return href
 
+    def name(self, href: str) -> str:
+        """The URL without a signature."""
+        return unsigned_href(href)
+
 
 def crawl(href: str, document: Document, place: Place, collections: tuple[str, ...] = ()) -> Iterator[StagedItem]:
     """Every item reachable from the catalog or collection `document`, depth first in the order of its links.
@@ -104,36 +116,59 @@ def crawl(href: str, document: Document, place: Place, collections: tuple[str, .
     What can't be read, or may not be followed, comes as a StagedItem with `error` set: one broken file never
     hides the others. No document is read twice, so links in a circle end. Items linked from collections other
     than `collections` (where given) are not read.
+
+    Raises:
+        InputError: at the end, where all could be read and one of `collections` was not there; lists those that were.
     """
     pending = [_Visit(href, _collection_id(document), document)]
-    seen = {href}
+    seen, there, is_whole = {href}, set[str](), True
     while pending:
-        visit = pending.pop()
-        try:
-            current = visit.document or place.read(visit.href)
-            if current.get("type") == "Feature":
-                yield from items_of(visit.href, current, place)
+        for found in _visit(pending.pop(), place, collections, (seen, there)):
+            if isinstance(found, _Visit):
+                pending.append(found)
                 continue
+            is_whole &= found.error is None
+            there.add(_text(found.item.get("collection")) or "")
+            yield found
+    if is_whole and (missing := [name for name in collections if name not in there]):
+        have = ", ".join(sorted(there - {""})) or "none"
+        raise InputError(f"collection {missing[0]!r} is not in {place.name(href)}; it has: {have}")
+
+
+def _visit(
+    visit: _Visit, place: Place, collections: tuple[str, ...], known: tuple[set[str], set[str]]
+) -> Iterator[StagedItem | _Visit]:
+    """The items that a document is, or links to, then the catalogs below it, the last one first.
+
+    `known`: addresses that were seen, ids of collections that are there; both grow.
+    """
+    seen, there = known
+    try:
+        current = visit.document or place.read(visit.href)
+        if current.get("type") == "Feature":
+            yield from items_of(visit.href, current, place)
+            return
+    except StacchipError as err:
+        yield unreadable(place.name(visit.href), err, visit.collection)
+        return
+    collection = _collection_id(current) or visit.collection
+    there.add(collection or "")
+    wanted = not collections or collection is None or collection in collections
+    children: list[_Visit] = []
+    for link in _links(current, ("child", "item") if wanted else ("child",)):
+        target = link["href"]
+        try:
+            target = place.follow(link["href"], visit.href)
+            if target in seen:
+                continue
+            seen.add(target)
+            if link["rel"] == "child":
+                children.append(_Visit(target, collection))
+            else:
+                yield from items_of(target, place.read(target), place)
         except StacchipError as err:
-            yield unreadable(visit.href, err, visit.collection)
-            continue
-        collection = _collection_id(current) or visit.collection
-        wanted = not collections or collection is None or collection in collections
-        children: list[_Visit] = []
-        for link in _links(current, ("child", "item") if wanted else ("child",)):
-            target = link["href"]
-            try:
-                target = place.follow(link["href"], visit.href)
-                if target in seen:
-                    continue
-                seen.add(target)
-                if link["rel"] == "child":
-                    children.append(_Visit(target, collection))
-                else:
-                    yield from items_of(target, place.read(target), place)
-            except StacchipError as err:
-                yield unreadable(target, err, collection)
-        pending.extend(reversed(children))
+            yield unreadable(place.name(target), err, collection)
+    yield from reversed(children)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,25 +190,22 @@ def items_of(href: str, document: Document, place: Place) -> Iterator[StagedItem
     if not isinstance(features, list):
         raise ReadError(f"{unsigned_href(href)}: a FeatureCollection without a list of features")
     for feature in features:
-        yield checked_item(feature, href, place.base(href))
+        yield checked_item(feature, place.name(href), place.base(href))
 
 
-def checked_item(feature: object, href: str, base: str) -> StagedItem:
-    """`feature` as an item to stage; with `error` set where it is no STAC item or has no id."""
+def checked_item(feature: object, name: str, base: str) -> StagedItem:
+    """`feature`, read at `name`, as an item to stage; with `error` set where it has not the form of a STAC item."""
     if not isinstance(feature, dict) or feature.get("type") != "Feature":
         found = feature.get("type") if isinstance(feature, dict) else type(feature).__name__
-        return unreadable(
-            href, ReadError(f"{unsigned_href(href)}: expected a STAC item (type Feature), found {found!r}")
-        )
+        return unreadable(name, ReadError(f"{name}: expected a STAC item (type Feature), found {found!r}"))
     try:
-        return StagedItem(checked(feature, unsigned_href(href)), base)
+        return StagedItem(checked(feature, name), base)
     except InvalidItemError as err:
-        return unreadable(href, err, _text(feature.get("collection")))
+        return unreadable(name, err, _text(feature.get("collection")))
 
 
-def unreadable(href: str, error: StacchipError, collection: str | None = None) -> StagedItem:
+def unreadable(name: str, error: StacchipError, collection: str | None = None) -> StagedItem:
     """The failure of one item, as data: named by where it should have been read."""
-    name = unsigned_href(href)
     known = {"collection": collection} if collection else {}
     return StagedItem({"id": name, **known}, error=str(error))
 

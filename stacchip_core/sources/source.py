@@ -133,8 +133,10 @@ class Source(BaseModel):
     def summary(self) -> dict[str, Any]:
         """What was asked for, as JSON for the log: no signatures, and of a list of items only how many."""
         asked = self.model_dump(mode="json", include={"collections", "datetime", "bbox"}, exclude_defaults=True)
-        origin = {"url": unsigned_href(self.url)} if self.url else {"items": len(self.items)}
-        return {**origin, **asked}
+        if self.url is None:
+            return {"items": len(self.items), **asked}
+        path = local_path(self.url)  # of a path only its end: the rest is this machine's own
+        return {"url": "/".join(path.parts[-2:]) if path else unsigned_href(self.url), **asked}
 
     def _is_in_time(self, item: Mapping[str, Any]) -> bool:
         if self.datetime is None:
