@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from stacchip_core import (
 )
 from stacchip_core.chips import assembly
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.lock import DatasetLock, library_versions
 from tests.scenes import naip_scene, sentinel2_scene, utm_grid
 from tests.warehouses import RGBN, SIZE, cut, grow, listing, made, scenes, spec
 
@@ -113,6 +115,57 @@ def test_two_runs_that_prepare_at_once_agree(own: Warehouse, monkeypatch: pytest
     assert prepare(own, spec(limit=5)) == first
     with pytest.raises(SpecError, match="made from another spec"):
         prepare(own, spec(limit=6))
+
+
+@pytest.mark.parametrize("first", ["the one with failures", "the whole one"])
+def test_of_two_runs_that_finish_at_once_one_dataset_is_left_whole(
+    broken: tuple[Warehouse, Path], monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """One run, for which chips failed, has read the records; another retries them and finishes in between."""
+    warehouse, item = broken
+    wanted = spec(bands=RGBN)
+    plan = prepare(warehouse, wanted)
+    nir = item / "nir.tif"
+    content = nir.read_bytes()
+    nir.unlink()
+    for number in range(len(plan.shards)):
+        write_shard(warehouse, "fields", number)
+    nir.write_bytes(content)
+    make_table = assembly._chips_table
+
+    def interrupted(*given: Any) -> bytes:
+        monkeypatch.setattr(assembly, "_chips_table", make_table)
+        if first == "the whole one":
+            mine = make_table(*given)
+            materialize(warehouse, wanted)
+            return mine
+        finish(warehouse, "fields")
+        return make_table(*given)
+
+    monkeypatch.setattr(assembly, "_chips_table", interrupted)
+    lock = finish(warehouse, "fields")
+    dataset = Dataset.open(f"{warehouse.root}/datasets/fields")
+    assert dataset.lock == lock == materialize(warehouse, wanted).lock
+    assert len(dataset) == lock.chips == (50 if first == "the whole one" else 25)
+    expected = cut(warehouse, wanted)
+    for row, chip in dataset:
+        assert all(np.array_equal(chip[band], found) for band, found in expected[row["chip_id"]].items())
+
+
+def test_shards_made_by_other_libraries_than_the_finishing_runs_name_them(
+    own: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepare(own, spec(limit=20))
+    write_shard(own, "fields", 1)
+    newer = {**library_versions(), "zarr": "99.0"}
+    monkeypatch.setattr(assembly, "library_versions", lambda: newer)
+    for number in range(len(plan.shards)):
+        write_shard(own, "fields", number)
+    lock = finish(own, "fields")
+    assert lock.libraries == newer
+    made_by = [shard.libraries for shard in lock.shards]
+    assert made_by == [library_versions() if number == 1 else None for number in range(len(plan.shards))]
+    assert DatasetLock.model_validate_json((Path(own.store.root) / "datasets/fields/dataset.json").read_text()) == lock
 
 
 def test_a_dataset_never_begun_is_told_so(own: Warehouse) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing as mp
+import pickle
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -170,6 +172,31 @@ def test_threads_share_a_chipper(tmp_path: Path) -> None:
     assert_same([chipper[3]], [wanted[3]])
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_close_closes_the_files_of_all_threads(tmp_path: Path) -> None:
+    chipper, wanted = many(tmp_path)
+    chipper.close()
+    before = open_files()
+    together = threading.Barrier(3)
+
+    def work(i: int) -> dict[str, Any]:
+        together.wait(20)  # each on a thread of its own
+        return chipper[i]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert_same(list(pool.map(work, range(3))), wanted[:3])
+        assert open_files() == before + 9
+        chipper.close()
+        assert open_files() == before
+        assert_same(list(pool.map(work, range(3))), wanted[:3])  # opened anew
+        with chipper:
+            assert_same([chipper[5]], [wanted[5]])
+        assert open_files() == before
+
+
 def _cut_all(chipper: Chipper, order: list[int], answer: Connection) -> None:
     answer.send([chipper[i] for i in order])
 
@@ -273,3 +300,11 @@ def test_a_virtual_raster_is_not_opened_as_a_tiff(tmp_path: Path) -> None:
     assert b"VRTDataset" in path.read_bytes()
     with pytest.raises(ReadError, match=r"item ok_m_.*asset 'image'"):
         Chipper(index)[0]
+
+
+def test_a_chipper_goes_to_another_process(tmp_path: Path) -> None:
+    """As a data loader's workers take it where processes are spawned."""
+    _, index = naip_index(tmp_path)
+    with Chipper(index, ["red"]) as chipper:
+        first = chipper[0]["red"]
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(chipper))[0]["red"], first)

@@ -15,7 +15,8 @@ from rasterio.windows import Window
 from stacchip_core import ChipIndex, ChipSpec, Indexer, SpecError
 from stacchip_core.chips.cutting import Access, check_native, cut, reading_order, resolve_bands
 from stacchip_core.sources.scene import Scene
-from tests.scenes import Item, coarser, naip_scene, ramp, sentinel2_scene, utm_grid
+from tests.file_server import serve
+from tests.scenes import Item, coarser, naip_scene, ramp, sentinel1_scene, sentinel2_scene, utm_grid
 
 BANDS = ("red", "swir16", "scl")
 
@@ -41,7 +42,7 @@ def test_transforms_and_crs_place_each_chip_where_its_file_has_it(tmp_path: Path
     assert shard is not None
     assert shard.labels.chip_ids == tuple(index.table["chip_id"].to_pylist())
     assert shard.labels.layers == {"red": ("red",), "swir16": ("swir16",), "scl": ("scl",)}
-    assert shard.labels.nodata == {"red": 0.0, "swir16": 0.0, "scl": 0.0}
+    assert shard.labels.nodata == dict.fromkeys(BANDS, (0.0,) * len(index))
     with rasterio.open(next(tmp_path.rglob("red.tif"))) as file:
         for offset, row in enumerate(index.table.to_pylist()):
             window = Window(row["col_off"], row["row_off"], 96, 96)
@@ -85,6 +86,76 @@ def test_an_item_of_another_number_of_layers_fails_alone(tmp_path: Path) -> None
     (failure,) = done.failures
     assert "item-odd" in failure.chip_id
     assert "bands and shapes are {'red': (1, 96, 96), 'nir': (2, 96, 96)}, those of most chips" in failure.reason
+
+
+def padded(folder: Path, *nodata: tuple[type[Any], float]) -> ChipIndex:
+    """One chip per item, the lower right part of it beyond the raster; the header of its VV says what nodata is."""
+    grid = utm_grid(60)
+    found = []
+    for n, (dtype, value) in enumerate(nodata):
+        item = sentinel1_scene(folder, grid=grid, item_id=f"item-{n}")
+        path = Path(item["assets"]["vv"]["href"])
+        with rasterio.open(path) as file:
+            profile = {**file.profile, "dtype": np.dtype(dtype).name, "nodata": value, "predictor": 1}
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(ramp(grid.shape, dtype), 1)
+        found.append(Indexer(item, chip_size=96, edge="pad", local_roots=[folder]).create_index())
+    scenes = {key: scene for index in found for key, scene in index.scenes.items()}
+    return replace(found[0], table=pa.concat_tables([index.table for index in found]), scenes=scenes)
+
+
+@pytest.mark.parametrize(
+    "nodata",
+    [
+        [(np.float32, -32768.0)] * 2,
+        [(np.float32, -32768.0), (np.float32, 0.0), (np.float32, -32768.0)],
+        [(np.uint8, 255), (np.int16, -9999)],
+        [(np.float32, float("nan")), (np.uint8, 7)],
+        [(np.float32, 0.1), (np.float64, 0.1)],
+    ],
+    ids=["header", "differing", "types", "nan", "rounded"],
+)
+def test_nodata_of_a_shard_is_the_value_that_its_pixels_hold(
+    tmp_path: Path, nodata: list[tuple[type[Any], float]]
+) -> None:
+    index = shuffled(padded(tmp_path, *nodata))
+    shard = cut(index, spec(edge="pad"), ("vv",), Access(local_roots=(str(tmp_path),))).shard
+    assert shard is not None
+    values = [value for value in shard.labels.nodata["vv"] if value is not None]
+    for chip, value in zip(shard.arrays["vv"][:], values, strict=True):
+        assert np.array_equal(chip[:, 60:], np.full((1, 36, 96), value, chip.dtype), equal_nan=True)
+    item_order = [int(item[-1]) for item in index.table["item_id"].to_pylist()]
+    assert np.allclose(values, [nodata[n][1] for n in item_order], equal_nan=True)
+
+
+def test_bands_without_nodata_say_so(tmp_path: Path) -> None:
+    index = indexed(tmp_path, naip_scene(tmp_path, grid=utm_grid(200, 1.0)))
+    shard = cut(index, spec(), ("red",), Access(local_roots=(str(tmp_path),))).shard
+    assert shard is not None
+    assert shard.labels.nodata == {"red": (None,) * 4}
+
+
+def test_an_asset_that_is_gone_is_asked_for_once_a_shard(tmp_path: Path) -> None:
+    grid = utm_grid(400)
+    local = indexed(tmp_path, sentinel2_scene(tmp_path, grid=grid), sentinel2_scene(tmp_path, grid=grid, item_id="b"))
+    with serve(tmp_path) as server:
+
+        def away(scene: Scene) -> Scene:
+            assets = (replace(asset, href=f"{server.url}/{asset.href}") for asset in scene.assets)
+            return replace(scene, assets=tuple(assets))
+
+        index = replace(local, scenes={key: away(scene) for key, scene in local.scenes.items()})
+        gone = index.scenes["sentinel-2-l2a/b"].asset("nir").href.removeprefix(server.url)
+        server.fault(gone, 404)
+        server.requests()
+        done = cut(index, spec(), ("red", "nir"), Access())
+        asked = [path for _, path in server.requests()]
+        assert asked.count(gone) <= 2  # GDAL looks for the size before it reads
+    assert done.shard is not None
+    assert len(done.shard) == 16
+    assert len(done.failures) == 16
+    assert len({failure.reason for failure in done.failures}) == 1
+    assert "item b: asset 'nir'" in done.failures[0].reason
 
 
 def test_chips_are_read_item_by_item_and_from_top_to_bottom() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing as mp
 import pickle
 import subprocess
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import rasterio
 
 from stacchip_core import (
     ChipNotFoundError,
@@ -25,7 +29,8 @@ from stacchip_core import (
 )
 from stacchip_core.chips.lock import DatasetLock, spec_sha256
 from stacchip_core.warehouse.store import open_store
-from tests.warehouses import RGBN, cut, listing, made, scenes, spec
+from tests.scenes import sentinel2_scene, utm_grid
+from tests.warehouses import RGBN, SIZE, cut, listing, made, scenes, spec
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,8 @@ def test_the_lock_names_what_it_was_made_from_and_every_byte(warehouse: Warehous
     assert lock.radiometry == "raw"
     assert {"zarr", "numcodecs", "numpy", "rasterio", "stacchip-core"} <= set(lock.libraries)
     assert lock == DatasetLock.model_validate_json((folder / "dataset.json").read_text())
-    assert hashlib.sha256((folder / "chips.parquet").read_bytes()).hexdigest() == lock.chips_sha256
+    assert lock.chips_key == f"chips-{lock.chips_sha256[:16]}.parquet"
+    assert hashlib.sha256((folder / lock.chips_key).read_bytes()).hexdigest() == lock.chips_sha256
     for info in lock.shards:
         assert info.key is not None
         command = "find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum"
@@ -106,11 +112,11 @@ def test_the_lock_names_what_it_was_made_from_and_every_byte(warehouse: Warehous
         assert sum(size for size, _ in listing(shard).values()) == info.size
 
 
-def test_chips_parquet_is_geoparquet_with_the_columns_of_the_index(warehouse: Warehouse) -> None:
+def test_the_table_of_chips_is_geoparquet_with_the_columns_of_the_index(warehouse: Warehouse) -> None:
     import geopandas as gpd
 
     dataset = materialize(warehouse, spec(name="table", limit=12))
-    frame = gpd.read_parquet(Path(dataset.path) / "chips.parquet")
+    frame = gpd.read_parquet(Path(dataset.path) / dataset.lock.chips_key)
     assert len(frame) == 12
     assert list(frame.columns[:5]) == ["chip_id", "shard", "offset", "status", "reason"]
     assert frame.crs.to_string() == "OGC:CRS84"
@@ -181,17 +187,17 @@ def test_a_shard_that_is_not_whole_is_told_not_read_as_nodata(warehouse: Warehou
 
 
 def test_a_table_that_the_lock_does_not_name_is_refused(warehouse: Warehouse) -> None:
-    folder = Path(materialize(warehouse, spec(name="table-swapped", limit=3)).path)
-    (folder / "chips.parquet").write_bytes(b"PAR1")
-    with pytest.raises(CorruptWarehouseError, match=r"chips.parquet is not the one that the lock names"):
-        Dataset.open(folder)
+    dataset = materialize(warehouse, spec(name="table-swapped", limit=3))
+    (Path(dataset.path) / dataset.lock.chips_key).write_bytes(b"PAR1")
+    with pytest.raises(CorruptWarehouseError, match=r"chips-\w+\.parquet is not the one that the lock names"):
+        Dataset.open(dataset.path)
 
 
 def test_few_shards_are_kept_open(warehouse: Warehouse) -> None:
     dataset = materialize(warehouse, spec(name="many", shard_size=1, limit=20, format="npz"))
     for place in range(20):
         assert dataset[place]
-    assert len(dataset._open) == 8
+    assert len(dataset._here.shards) == 8
 
 
 def test_nothing_of_an_unreadable_chip_is_in_the_tables_it_is_not_in(warehouse: Warehouse) -> None:
@@ -216,3 +222,51 @@ def test_a_bucket_holds_the_same_bytes_as_a_folder(warehouse: Warehouse, pixels:
             assert row == same_row
             assert all(np.array_equal(chip[band], same_chip[band]) for band in same_chip)
         assert materialize(remote, wanted).lock == there.lock
+
+
+def _read_all(dataset: Dataset, answer: Connection) -> None:
+    answer.send([dataset[place]["red"] for place in range(len(dataset))])
+
+
+@pytest.mark.server
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("form", ["zarr", "npz"])
+def test_a_dataset_on_a_bucket_opened_before_a_fork_is_read_in_the_child(
+    pixels: Path, s3_endpoint: str, form: str
+) -> None:
+    storage = Storage(endpoint=s3_endpoint)
+    open_store(f"s3://forked-{form}", storage).fs.mkdir(f"forked-{form}")
+    remote = made(pixels, f"s3://forked-{form}/warehouse", scenes(pixels)[:1], storage)
+    dataset = materialize(remote, spec(limit=9, bands=RGBN, format=form))
+    expected = [dataset[place]["red"] for place in range(len(dataset))]
+    here, there = mp.Pipe()
+    child = mp.get_context("fork").Process(target=_read_all, args=(dataset, there))
+    child.start()
+    assert here.poll(60)
+    assert np.array_equal(here.recv(), expected)
+    child.join(60)
+    assert child.exitcode == 0
+    assert np.array_equal(dataset[3]["red"], expected[3])
+
+
+def test_chips_are_cut_from_the_form_of_the_item_that_their_rows_were_made_from(tmp_path: Path) -> None:
+    """Reprocessed on a grid 96 pixels further west, the item was indexed anew at another chip size only."""
+    grid = utm_grid(192)
+    a, b, c, d, e, f = grid.transform
+    first = sentinel2_scene(tmp_path / "first", grid=grid, seed=1, nodata_share=0)
+    moved = replace(grid, transform=(a, b, c - 960, d, e, f))
+    second = sentinel2_scene(tmp_path / "second", grid=moved, seed=2, nodata_share=0)
+    second["properties"]["updated"] = "2025-01-01T00:00:00Z"
+    warehouse = Warehouse(tmp_path / "warehouse", create=True, local_roots=[str(tmp_path)])
+    warehouse.index_items([first], chip_size=SIZE)
+    warehouse.index_items([second], chip_size=SIZE // 2)
+    warehouse.merge("global", collections=warehouse.collections())
+    for size, item in ((SIZE, first), (SIZE // 2, second)):
+        wanted = spec(name=f"form-{size}", size=size, bands=[{"collection": "sentinel-2-l2a", "bands": ["red"]}])
+        with rasterio.open(item["assets"]["red"]["href"]) as file:
+            full = file.read()
+        chips = list(materialize(warehouse, wanted))
+        assert len(chips) == (192 // size) ** 2
+        for row, chip in chips:
+            col, top = row["col_off"], row["row_off"]
+            assert np.array_equal(chip["red"], full[:, top : top + size, col : col + size])

@@ -34,6 +34,7 @@ LOCK = DatasetLock(
     chips=2,
     failures=1,
     null_fractions={},
+    chips_key="chips-cc.parquet",
     chips_sha256="cc",
     shards=(INFO,),
 )

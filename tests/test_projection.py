@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pyproj import CRS
 
 from stacchip_core.errors import StacchipError, UnsupportedGridError
-from stacchip_core.sources.projection import MAX_PIXELS, declared_grid
-from stacchip_core.sources.raster import Grid, parse_crs, same_crs
+from stacchip_core.sources.projection import declared_grid
+from stacchip_core.sources.raster import MAX_PIXELS, Grid, parse_crs, same_crs
 from tests.nasa_scenes import SINUSOIDAL
 
 TRANSFORM = [10.0, 0.0, 399960.0, 0.0, -10.0, 5300040.0]

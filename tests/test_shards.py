@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 
 from stacchip_core import CorruptWarehouseError
 from stacchip_core.chips.shards import (
-    READERS,
     SUFFIXES,
     WRITERS,
     Files,
@@ -26,11 +26,14 @@ from stacchip_core.chips.shards import (
     ShardLabels,
     arrays_sha256,
     files_sha256,
+    open_shard,
     write_npz,
     write_zarr,
 )
-from stacchip_core.warehouse.store import Store, open_store
+from stacchip_core.errors import ObjectNotFoundError, StoreError, TransientStoreError
+from stacchip_core.warehouse.store import MemoryStore, Store, open_store
 from tests.data import REPO
+from tests.faulty_store import memory_store
 
 FORMATS = sorted(WRITERS)
 DTYPES = ["uint8", "uint16", "int16", "int32", "float32", "float64"]
@@ -48,7 +51,7 @@ def labels(count: int, bands: dict[str, int], nodata: float | None = 0.0, size: 
             band: (band,) if layers == 1 else tuple(f"{band}-{n}" for n in range(1, layers + 1))
             for band, layers in bands.items()
         },
-        nodata=dict.fromkeys(bands, nodata),
+        nodata=dict.fromkeys(bands, (nodata,) * count),
     )
 
 
@@ -80,7 +83,7 @@ def equal(found: Shard, expected: Shard) -> bool:
 def test_shards_read_back_equal_what_went_in(tmp_path: Path, form: str, dtype: str) -> None:
     written = shard(dtype=dtype)
     store = stored(tmp_path, WRITERS[form](written), "a/shard" + SUFFIXES[form])
-    found = READERS[form](store, "a/shard" + SUFFIXES[form])
+    found = open_shard(store, "a/shard" + SUFFIXES[form], form)
     assert equal(found, written)
     assert len(found) == 5
     for offset in (3, 0, 4, 3):  # any order, twice
@@ -93,7 +96,7 @@ def test_shards_read_back_equal_what_went_in(tmp_path: Path, form: str, dtype: s
 @pytest.mark.parametrize("form", FORMATS)
 def test_slices_of_a_stored_band_are_those_of_the_array(tmp_path: Path, form: str) -> None:
     written = shard()
-    found = READERS[form](stored(tmp_path, WRITERS[form](written), "s"), "s")
+    found = open_shard(stored(tmp_path, WRITERS[form](written), "s"), "s", form)
     for part in (slice(None), slice(1, 4), slice(4, 2), slice(0, 5, 2), slice(-2, None)):
         assert np.array_equal(found.arrays["red"][part], written.arrays["red"][part])
 
@@ -122,10 +125,10 @@ def test_any_nodata_and_type_come_back(
         pixels[0, 0] = np.nan if nodata is None else nodata
     written = Shard(labels(count, {"b": 2}, nodata, size), {"b": pixels})
     store = stored(tmp_path_factory.mktemp("shards"), WRITERS[form](written), "s")
-    found = READERS[form](store, "s")
+    found = open_shard(store, "s", form)
     assert np.array_equal(found.arrays["b"][:], pixels, equal_nan=pixels.dtype.kind == "f")
     if nodata is not None and np.isnan(nodata):
-        assert np.isnan(found.labels.nodata["b"] or 0)
+        assert np.isnan([value or 0 for value in found.labels.nodata["b"]]).all()
     else:
         assert found.labels == written.labels
 
@@ -183,7 +186,7 @@ def test_npz_is_plain_numpy_without_pickle_or_times() -> None:
 
 def test_a_truncated_npz_is_told_not_returned(tmp_path: Path) -> None:
     store = stored(tmp_path, write_npz(shard()), "s.npz")
-    found = READERS["npz"](store, "s.npz")
+    found = open_shard(store, "s.npz", "npz")
     path = tmp_path / "s.npz"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(CorruptWarehouseError, match=r"chips 4\.\.4 are \d+ bytes, expected 128"):
@@ -194,7 +197,7 @@ def test_checksums_tell_pixels_ids_and_order_apart_but_not_formats(tmp_path: Pat
     written = shard()
     expected = arrays_sha256(written)
     for form in FORMATS:
-        assert arrays_sha256(READERS[form](stored(tmp_path / form, WRITERS[form](written), "s"), "s")) == expected
+        assert arrays_sha256(open_shard(stored(tmp_path / form, WRITERS[form](written), "s"), "s", form)) == expected
     red: NDArray[np.uint16] = np.array(written.arrays["red"])
     red[2, 0, 3, 3] += 1
     others = [
@@ -221,4 +224,69 @@ def test_memory_store_reads_the_same() -> None:
     for form in FORMATS:
         for path, content in WRITERS[form](written).items():
             store.write(f"{form}/s/{path}" if path else f"{form}/s", content)
-        assert equal(READERS[form](store, f"{form}/s"), written)
+        assert equal(open_shard(store, f"{form}/s", form), written)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nodata_that_differs_between_items_is_told_chip_by_chip(tmp_path: Path, form: str) -> None:
+    values = (0.0, None, float("inf"), -32768.0, 0.0)
+    bands = {"red": values, "image": (7.0,) * 5}
+    written = replace(shard(), labels=replace(shard().labels, nodata=bands))
+    store = stored(tmp_path, WRITERS[form](written), "s")
+    found = open_shard(store, "s", form)
+    assert found.labels.nodata == bands
+    assert equal(found, written)
+    plain = written.labels.to_dict()["nodata"]
+    assert plain == {"red": [0.0, None, "inf", -32768.0, 0.0], "image": 7.0}
+
+
+class Failing(MemoryStore):
+    """A store that is there, until `error` is set."""
+
+    error: type[StoreError] | None = None
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error("the store says no")
+
+    def read(self, key: str) -> bytes:
+        self._check()
+        return super().read(key)
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        self._check()
+        return super().read_range(key, start, stop)
+
+
+@pytest.mark.parametrize("error", [StoreError, TransientStoreError, ObjectNotFoundError])
+@pytest.mark.parametrize("form", FORMATS)
+def test_storage_that_fails_is_our_error_and_never_nodata(form: str, error: type[StoreError]) -> None:
+    plain = memory_store()
+    store = Failing(plain.root, plain.path("x").removesuffix("/x"), plain.fs)
+    for path, content in WRITERS[form](shard()).items():
+        store.write(f"s/{path}" if path else "s", content)
+    found = open_shard(store, "s", form)
+    store.error = error
+    with pytest.raises(error, match="the store says no"):
+        found.chip(2)
+    with pytest.raises(error, match="the store says no"):
+        open_shard(store, "s", form)
+    store.error = None
+    assert equal(found, shard())
+
+
+def test_a_chip_of_a_zarr_band_is_one_request_once_its_shard_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory_store()
+    for path, content in write_zarr(shard()).items():
+        store.write(f"s/{path}", content)
+    found = open_shard(store, "s", "zarr")
+    assert found.chip(0)
+    read_range, asked = store.read_range, list[str]()
+
+    def counted(key: str, start: int, stop: int) -> bytes:
+        asked.append(key)
+        return read_range(key, start, stop)
+
+    monkeypatch.setattr(store, "read_range", counted)
+    assert found.chip(3)
+    assert sorted(asked) == ["s/image/c/0/0/0/0", "s/red/c/0/0/0/0"]

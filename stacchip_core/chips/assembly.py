@@ -5,7 +5,7 @@ datasets/<name>/
   plan/<id>/<shard>.parquet     chips of each shard in their order, and their scenes
   shards/<shard>-<sha>.<form>   pixels, named for their content
   records/<shard>.json          written once a shard is whole: a killed run carries on from these
-  chips.parquet                 every chip: its shard and offset, or why it could not be read
+  chips-<sha>.parquet           every chip: its shard and offset, or why it could not be read; named for its content
   dataset.json                  the lock, created last: what it does not name is not part of the dataset
 """
 
@@ -110,12 +110,15 @@ def write_shard(
     bands = plan.bands[plan.shards[number].collection]
     done = cut(_load_part(store, plan, number), plan.spec, bands, access)
     info = _write_cut(store, plan, number, done)
-    store.write(_record_key(name, number), readable_json(ShardRecord(info=info, failures=done.failures)))
+    record = ShardRecord(info=info, failures=done.failures, libraries=library_versions())
+    store.write(_record_key(name, number), readable_json(record))
     return info
 
 
 def finish(warehouse: Warehouse, name: str) -> DatasetLock:
-    """Write chips.parquet and the lock once all shards are there; a finished dataset's lock is just returned.
+    """Write the table of chips and the lock once all shards are there; a finished dataset's lock is just returned.
+
+    Of runs that finish at once, the first to create the lock wins, and the others' tables are never looked at.
 
     Raises:
         InputError: shards are missing.
@@ -126,8 +129,11 @@ def finish(warehouse: Warehouse, name: str) -> DatasetLock:
         return DatasetLock.model_validate_json(store.read(_key(name, "dataset.json")))
     plan = _load_plan(store, name)
     records = _records(store, plan)
-    chips = _chips_parquet(store, plan, records)
-    store.write(_key(name, "chips.parquet"), chips)
+    chips = _chips_table(store, plan, records)
+    sha256 = hashlib.sha256(chips).hexdigest()
+    chips_key = f"chips-{sha256[:16]}.parquet"
+    store.write(_key(name, chips_key), chips)
+    libraries = library_versions()
     lock = DatasetLock(
         format=LOCK_FORMAT,
         spec=plan.spec,
@@ -135,17 +141,18 @@ def finish(warehouse: Warehouse, name: str) -> DatasetLock:
         index=plan.index,
         profiles=plan.profiles,
         bands=plan.bands,
-        libraries=library_versions(),
+        libraries=libraries,
         radiometry="raw",
         chips=sum(record.info.chips for record in records),
         failures=sum(record.info.failures for record in records),
         null_fractions=plan.null_fractions,
-        chips_sha256=hashlib.sha256(chips).hexdigest(),
-        shards=tuple(record.info for record in records),
+        chips_key=chips_key,
+        chips_sha256=sha256,
+        shards=tuple(_locked(record, libraries) for record in records),
     )
     try:
         store.create(_key(name, "dataset.json"), readable_json(lock))
-    except ObjectExistsError:  # another run finished first, from the same plan and records
+    except ObjectExistsError:  # another run finished first, perhaps before or after chips that failed were retried
         return DatasetLock.model_validate_json(store.read(_key(name, "dataset.json")))
     return lock
 
@@ -271,7 +278,14 @@ def _records(store: Store, plan: DatasetPlan) -> list[ShardRecord]:
     return records
 
 
-def _chips_parquet(store: Store, plan: DatasetPlan, records: list[ShardRecord]) -> bytes:
+def _locked(record: ShardRecord, libraries: dict[str, str]) -> ShardInfo:
+    """A shard as the lock lists it: it says which libraries made it where they are not the lock's."""
+    if record.libraries == libraries:
+        return record.info
+    return record.info.model_copy(update={"libraries": record.libraries})
+
+
+def _chips_table(store: Store, plan: DatasetPlan, records: list[ShardRecord]) -> bytes:
     """All planned chips: those in shards, in the order of the dataset, then those that could not be read."""
     parts = _in_threads(lambda number: _load_part(store, plan, number).table, len(records))
     table = pa.concat_tables([_placed(part, record) for part, record in zip(parts, records, strict=True)])

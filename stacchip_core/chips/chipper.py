@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stacchip_core.chips.handles import Handles
 from stacchip_core.errors import BandNotFoundError, ChipNotFoundError, InputError, UnsupportedGridError
 from stacchip_core.index.chip_index import ChipIndex
-from stacchip_core.sources.access import Storage
-from stacchip_core.sources.cog import CLASS_RESAMPLINGS, Raster, RasterRef, check_resampling, open_raster
+from stacchip_core.sources.access import Storage, as_roots
+from stacchip_core.sources.cog import CLASS_RESAMPLINGS, Raster, RasterRef, check_resampling
 from stacchip_core.sources.raster import Ratio, Window
 from stacchip_core.sources.scene import Scene, SceneAsset
 
 Chip = dict[str, NDArray[Any]]
-
-# Files kept open per thread: a scene of 13 bands, four times over.
-_MAX_OPEN = 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,8 @@ class _Place:
 class Chipper:
     """Cuts the chips of an index; `chips[i]` is the chip of row i.
 
-    Opened files are kept, one handle per thread, so that it may be shared by threads.
+    Opened files are kept, one handle per thread, so that it may be shared by threads; `close`, or leaving a `with`
+    block, lets go of them.
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class Chipper:
         resampling: str | Mapping[str, str] = "nearest",
         native: bool = False,
         masked: bool = False,
-        local_roots: Sequence[str | Path] = (),
+        local_roots: str | Path | Sequence[str | Path] = (),
         storage: Storage | None = None,
     ) -> None:
         """Prepare to cut; nothing is read yet.
@@ -75,9 +71,9 @@ class Chipper:
         self.bands = tuple(bands) if bands is not None else None
         self._resampling = resampling if isinstance(resampling, str) else dict(resampling)
         self._native, self._masked = native, masked
-        self._roots = tuple(dict.fromkeys((*index.local_roots, *map(str, local_roots))))
+        self._roots = tuple(dict.fromkeys((*index.local_roots, *as_roots(local_roots))))
         self._storage = storage or Storage()
-        self._handles = _Handles()
+        self._handles = Handles()
         for scene in index.scenes.values():
             for band in self.bands_of(scene):
                 scene.asset(band)
@@ -135,8 +131,30 @@ class Chipper:
             )
         return self._cut(rows[0])
 
+    def nodata_of(self, scene: Scene, band: str) -> float | None:
+        """The value that stands for "no measurement" in the chips of a band, and beyond the edge of its raster.
+
+        It is the profile's, or else that of the file's header; None: there is none, and 0 is beyond the edge.
+
+        Raises:
+            BandNotFoundError: the scene has no such band.
+            HrefRefusedError, ReadError, TransientReadError: its file can't be opened.
+        """
+        raster = self._raster(scene, scene.asset(band))
+        if raster.nodata is None or not raster.header.dtype.startswith("float"):
+            return raster.nodata
+        return float(np.dtype(raster.header.dtype).type(raster.nodata))  # as pixels hold it: there is no 0.1 in float32
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close its files."""
+        self.close()
+
     def close(self) -> None:
-        """Close this thread's files."""
+        """Close the files of all threads, once none of them is cutting; those needed later are opened anew."""
         self._handles.close()
 
     def _check_resampling(self) -> None:
@@ -260,28 +278,6 @@ class Chipper:
             layers=len(asset.layers),
         )
         return self._handles.open(ref)
-
-
-class _Handles(threading.local):
-    """Open rasters of one thread of one process, the least recently used closed first."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.rasters: OrderedDict[RasterRef, Raster] = OrderedDict()
-
-    def open(self, ref: RasterRef) -> Raster:
-        if self.pid != os.getpid():  # a handle carried over a fork shares its file position with the parent
-            self.pid, self.rasters = os.getpid(), OrderedDict()
-        if ref not in self.rasters:
-            self.rasters[ref] = open_raster(ref)
-            if len(self.rasters) > _MAX_OPEN:
-                self.rasters.popitem(last=False)[1].close()
-        self.rasters.move_to_end(ref)
-        return self.rasters[ref]
-
-    def close(self) -> None:
-        while self.rasters:
-            self.rasters.popitem()[1].close()
 
 
 def _layers(scene: Scene, asset: SceneAsset, band: str, raster: Raster) -> list[int] | None:

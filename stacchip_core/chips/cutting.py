@@ -6,8 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from stacchip_core.sources.scene import Scene, SceneAsset
 logger = logging.getLogger(__name__)
 
 Transform = tuple[float, float, float, float, float, float]
+Nodata = Mapping[str, float | None]  # by band
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +107,61 @@ def cut(index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...], access: Access
         local_roots=access.local_roots,
         storage=access.storage,
     )
-    keys = _keys(index.table)
-    chips: dict[int, dict[str, Pixels]] = {}
-    reasons = {row: lacking[key] for row, key in enumerate(keys) if key in lacking}
-    with closing(chipper):
-        for row in reading_order(index.table):  # one read per chip: each may fail by itself
-            if row in reasons:
-                continue
+    with chipper:
+        reading = _Reading(chipper, bands, broken=dict(lacking))
+        reading.read(is_last_try=access.is_last_try)
+    reasons = reading.reasons | _misfits(reading.chips)
+    chips = {row: reading.chips[row] for row in sorted(reading.chips) if row not in reasons}
+    return Cut(_stacked(index, bands, chips, reading.nodata), _failures(index, reasons))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The chips of a shard while they are read.
+
+    Attributes:
+        chipper: cuts them.
+        bands: of each chip.
+        broken: scene key -> why no chip of it can be read; they are not tried.
+        nodata: scene key -> band -> the value that stands for "no measurement"; of the scenes whose files all opened.
+        chips: row -> band -> pixels.
+        reasons: row -> why it could not be read.
+    """
+
+    chipper: Chipper
+    bands: tuple[str, ...]
+    broken: dict[str, str]
+    nodata: dict[str, Nodata] = field(default_factory=dict)
+    chips: dict[int, dict[str, Pixels]] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def read(self, *, is_last_try: bool) -> None:
+        """Read all chips, one by one: each may fail by itself.
+
+        Raises:
+            TransientReadError: a source failed just now, and this is not the last try.
+        """
+        keys = _keys(self.chipper.index.table)
+        for row in reading_order(self.chipper.index.table):
             try:
-                chips[row] = chipper[row]
-            except StacchipError as err:
-                if isinstance(err, TransientReadError) and not access.is_last_try:
+                self._read(row, keys[row])
+            except TransientReadError as err:
+                if not is_last_try:
                     raise
-                reasons[row] = str(err)
-    reasons |= _misfits(chips)
-    return Cut(
-        _stacked(index, bands, {row: chips[row] for row in sorted(chips) if row not in reasons}),
-        _failures(index, reasons),
-    )
+                self.reasons[row] = str(err)
+            except StacchipError as err:
+                self.reasons[row] = str(err)
+                if keys[row] not in self.nodata:  # a file of it does not open: asked again, it would say the same
+                    self.broken[keys[row]] = str(err)
+
+    def _read(self, row: int, key: str) -> None:
+        if key in self.broken:
+            self.reasons[row] = self.broken[key]
+            return
+        if key not in self.nodata:
+            scene = self.chipper.index.scenes[key]
+            self.nodata[key] = {band: self.chipper.nodata_of(scene, band) for band in self.bands}
+        self.chips[row] = self.chipper[row]
 
 
 def reading_order(table: pa.Table) -> list[int]:
@@ -174,7 +211,12 @@ def _misfits(chips: Mapping[int, Mapping[str, Pixels]]) -> dict[int, str]:
     }
 
 
-def _stacked(index: ChipIndex, bands: tuple[str, ...], chips: Mapping[int, dict[str, Pixels]]) -> Shard | None:
+def _stacked(
+    index: ChipIndex,
+    bands: tuple[str, ...],
+    chips: Mapping[int, dict[str, Pixels]],
+    nodata: Mapping[str, Nodata],
+) -> Shard | None:
     """Put chips at their offsets, letting go of each band of a chip as it is copied; None where there are none.
 
     Pixels of items that differ in type come to the smallest type that holds them all.
@@ -184,7 +226,8 @@ def _stacked(index: ChipIndex, bands: tuple[str, ...], chips: Mapping[int, dict[
     rows = list(chips)
     arrays: dict[str, Pixels] = {band: np.stack([chips[row].pop(band) for row in rows]) for band in bands}
     table = index.table.take(rows)
-    scenes = [index.scenes[key] for key in _keys(table)]
+    keys = _keys(table)
+    scenes = [index.scenes[key] for key in keys]
     assets = {band: scenes[0].asset(band) for band in bands}
     columns = (table[name].to_pylist() for name in ("col_off", "row_off"))
     labels = ShardLabels(
@@ -196,7 +239,7 @@ def _stacked(index: ChipIndex, bands: tuple[str, ...], chips: Mapping[int, dict[
         ),
         size_px=table["size_px"][0].as_py(),
         layers={band: _layer_names(assets[band], band, pixels.shape[1]) for band, pixels in arrays.items()},
-        nodata={band: assets[band].nodata for band in arrays},
+        nodata={band: tuple(nodata[key][band] for key in keys) for band in arrays},
     )
     return Shard(labels, arrays)
 

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
-from stacchip_core.chips.lock import DatasetLock, ShardInfo
-from stacchip_core.chips.shards import READERS, Pixels, Shard, stored_size
+from stacchip_core.chips.lock import DatasetLock
+from stacchip_core.chips.shards import Pixels, Shard, open_shard
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.warehouse import Warehouse
-
-__all__ = ["Dataset", "finish", "is_finished", "materialize", "prepare", "write_shard"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,18 +69,19 @@ class Dataset:
         """Take the dataset at the root of a store; use `Dataset.open`."""
         self.path = store.root
         self.lock = DatasetLock.model_validate_json(store.read("dataset.json"))
-        content = store.read("chips.parquet")
+        content = store.read(self.lock.chips_key)
         if hashlib.sha256(content).hexdigest() != self.lock.chips_sha256:
-            raise CorruptWarehouseError(f"dataset {self.path}: chips.parquet is not the one that the lock names")
+            raise CorruptWarehouseError(
+                f"dataset {self.path}: {self.lock.chips_key} is not the one that the lock names"
+            )
         everything = pq.read_table(io.BytesIO(content)).replace_schema_metadata(None)
         is_there = pc.equal(everything["status"], "ok")
         self.chips: pa.Table = everything.filter(is_there)
         self.failures: pa.Table = everything.filter(pc.invert(is_there))
         self._storage = storage
-        self._store = store
+        self._here = _Here(os.getpid(), store, {})
         self._shard_numbers = self.chips["shard"].to_numpy()
         self._offsets = self.chips["offset"].to_numpy()
-        self._open: dict[tuple[int, int], Shard] = {}
 
     @classmethod
     def open(cls, path: str | Path, storage: Storage | None = None) -> Dataset:
@@ -125,20 +125,26 @@ class Dataset:
             yield rows.slice(place, 1).to_pylist()[0], self[place]
 
     def _shard(self, number: int) -> Shard:
-        """An open shard of this process; the least recently opened is let go."""
-        key = (os.getpid(), number)
-        if key not in self._open:
-            self._open[key] = self._opened(self.lock.shards[number])
-            while len(self._open) > _OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-        return self._open[key]
-
-    def _opened(self, info: ShardInfo) -> Shard:
-        """A shard, whole: Zarr would read a file that is missing as nodata."""
-        size = 0 if info.key is None else stored_size(self._store, info.key)
-        if info.key is None or size != info.size:
+        """An open shard of this process; the first opened of many is let go."""
+        if self._here.pid != os.getpid():  # clients of object storage don't outlive a fork
+            self._here = _Here(os.getpid(), open_store(self.path, self._storage), {})
+        here, info = self._here, self.lock.shards[number]
+        if info.key is None:
             raise CorruptWarehouseError(
-                f"dataset {self.path}: shard {info.key or info.number} is {size} bytes, the lock says {info.size}: "
-                "files of it are missing or cut short"
+                f"dataset {self.path}: its table has chips in shard {number}, its lock has none"
             )
-        return READERS[self.lock.spec.format](self._store, info.key)
+        shard = here.shards.get(number)
+        if shard is None:
+            shard = here.shards[number] = open_shard(here.store, info.key, self.lock.spec.format, size=info.size)
+            for first in list(here.shards)[:-_OPEN_SHARDS]:
+                here.shards.pop(first, None)  # another thread may have been faster
+        return shard
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """What a dataset has open in one process."""
+
+    pid: int
+    store: Store
+    shards: dict[int, Shard]

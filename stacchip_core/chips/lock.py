@@ -82,6 +82,7 @@ class ShardInfo(_Frozen):
         size: bytes of all its files.
         sha256: of its file, or of the `sha256sum` listing of its files.
         arrays_sha256: of chip ids and pixels, whatever the format.
+        libraries: versions it was made with, in a lock that was finished with others; None: those of the lock.
     """
 
     number: int
@@ -92,6 +93,7 @@ class ShardInfo(_Frozen):
     size: int
     sha256: str | None
     arrays_sha256: str | None
+    libraries: dict[str, str] | None = None
 
 
 class Failure(_Frozen):
@@ -106,14 +108,17 @@ class ShardRecord(_Frozen):
 
     info: ShardInfo
     failures: tuple[Failure, ...]
+    libraries: dict[str, str]
 
 
 class DatasetLock(_Frozen):
     """The lock, `dataset.json`: the same lock means the same pixels; with the same libraries, the same bytes.
 
     Attributes:
+        libraries: versions that made the table of chips, and every shard that names no others.
         radiometry: "raw": values as stored in the assets, neither scaled nor offset.
-        chips_sha256: of `chips.parquet`.
+        chips_key: the table of chips, below the dataset's folder.
+        chips_sha256: of that file.
     """
 
     format: int
@@ -127,6 +132,7 @@ class DatasetLock(_Frozen):
     chips: int
     failures: int
     null_fractions: dict[str, int]
+    chips_key: str
     chips_sha256: str
     shards: tuple[ShardInfo, ...]
 

@@ -10,10 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stacchip_core.chips.coverage import coverage_map_svg
-
-__all__ = ["SheetStyle", "contact_sheet", "coverage_map_svg"]
-
 Rgb = tuple[int, int, int]
 
 # Percentiles of the valid pixels of a sheet that are shown as black, as the middle and as white.

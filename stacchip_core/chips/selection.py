@@ -53,7 +53,7 @@ def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str
     if table.num_rows == 0:
         raise SpecError(f"chip spec {spec.name!r}: {_explain_empty(dataset, wanted, spec, index)}")
     keys = scene_keys(table)
-    scenes = version.scenes(keys)
+    scenes = version.scenes(keys, spec.grid)
     check_bands(scenes.values(), spec)
     logger.info("chip spec %r: %d chips of %d items of %s", spec.name, table.num_rows, len(keys), index)
     for column, count in null_fractions(table, spec).items():

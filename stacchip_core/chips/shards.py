@@ -8,7 +8,7 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,15 +16,18 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
-from zarr.storage import FsspecStore, MemoryStore
+from zarr.storage import MemoryStore
 
+from stacchip_core.chips.stored import StoredFile, StoredShard, stored_sizes
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse.store import Store
 
 Pixels = NDArray[np.generic]
+Plain = float | str | None  # a number that JSON can hold
 Files = dict[str, bytes]  # path inside the shard ("" where the shard is one file) -> content
 
 _METADATA = "metadata.json"
+_AHEAD_BYTES = 2**16  # read at a time from the headers of an npz
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip entry can carry
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # PKZIP APPNOTE 4.3.7: signature, ..., name length, extra length
 
@@ -50,7 +53,7 @@ class ShardLabels:
             a band of another shape covers the same ground with its own number of pixels.
         size_px: chip size, pixels of the reference grid.
         layers: band -> names of its layers (the band's own name where it has one).
-        nodata: band -> value that means "no measurement", None where the band has none.
+        nodata: band -> per chip, the value that means "no measurement", None where its item has none.
     """
 
     collection: str
@@ -59,15 +62,19 @@ class ShardLabels:
     transforms: tuple[tuple[float, float, float, float, float, float], ...]
     size_px: int
     layers: Mapping[str, tuple[str, ...]]
-    nodata: Mapping[str, float | None]
+    nodata: Mapping[str, tuple[float | None, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; NaN and infinities as text, which JSON has no numbers for."""
+        """Plain JSON values.
+
+        Nodata is one value a band, or a list where the items of the chips differ; NaN and infinities are text, which
+        JSON has no numbers for.
+        """
         return {
             "collection": self.collection,
             "bands": list(self.layers),
             "layers": {band: list(names) for band, names in self.layers.items()},
-            "nodata": {band: _plain(value) for band, value in self.nodata.items()},
+            "nodata": {band: _in_short(values) for band, values in self.nodata.items()},
             "size_px": self.size_px,
             "chip_ids": list(self.chip_ids),
             "crs": list(self.crs),
@@ -84,7 +91,7 @@ class ShardLabels:
             transforms=tuple((a, b, c, d, e, f) for a, b, c, d, e, f in data["transforms"]),
             size_px=data["size_px"],
             layers={band: tuple(data["layers"][band]) for band in data["bands"]},
-            nodata={band: _number(data["nodata"][band]) for band in data["bands"]},
+            nodata={band: _in_full(data["nodata"][band], len(data["chip_ids"])) for band in data["bands"]},
         )
 
 
@@ -104,13 +111,14 @@ class Shard:
 
 
 Writer = Callable[[Shard], Files]
-Reader = Callable[[Store, str], Shard]
+Reader = Callable[[Store, str, Mapping[str, int]], Shard]  # the sizes of its files go with its key
 
 
 def write_zarr(shard: Shard) -> Files:
     """A Zarr v3 group with one array per band: one inner chunk per chip, all of them in one file.
 
-    Chunks that hold nothing but the fill value (the band's nodata) are left out, as Zarr readers expect.
+    Chunks that hold nothing but the fill value (the band's nodata; 0 where it has none, or its items differ) are left
+    out, as Zarr readers expect.
     """
     files: dict[str, Any] = {}
     group = zarr.create_group(MemoryStore(files), zarr_format=3, attributes=shard.labels.to_dict())
@@ -130,10 +138,9 @@ def write_zarr(shard: Shard) -> Files:
     return {path: files[path].to_bytes() for path in sorted(files)}
 
 
-def read_zarr(store: Store, key: str) -> Shard:
+def read_zarr(store: Store, key: str, sizes: Mapping[str, int]) -> Shard:
     """Open a Zarr shard; pixels are read chip by chip, when asked for."""
-    files = FsspecStore.from_mapper(store.fs.get_mapper(store.path(key)), read_only=True)
-    group = zarr.open_group(files, mode="r", zarr_format=3)
+    group = zarr.open_group(StoredShard(store, key, sizes), mode="r", zarr_format=3)
     labels = ShardLabels.from_dict(dict(group.attrs))
     return Shard(labels, {band: _zarr_array(group, band) for band in labels.layers})
 
@@ -152,9 +159,10 @@ def write_npz(shard: Shard) -> Files:
     return {"": content.getvalue()}
 
 
-def read_npz(store: Store, key: str) -> Shard:
+def read_npz(store: Store, key: str, sizes: Mapping[str, int]) -> Shard:
     """Open an npz shard; a chip is one range of its file, read when asked for."""
-    with store.fs.open(store.path(key), "rb", cache_type="readahead") as file, zipfile.ZipFile(file) as archive:
+    buffered = io.BufferedReader(StoredFile(store, key, sizes[""]), _AHEAD_BYTES)
+    with buffered as file, zipfile.ZipFile(file) as archive:
         labels = ShardLabels.from_dict(json.loads(archive.read(_METADATA)))
         arrays = {band: _stored_array(store, key, file, archive.getinfo(f"{band}.npy")) for band in labels.layers}
     return Shard(labels, arrays)
@@ -165,10 +173,20 @@ READERS: dict[str, Reader] = {"zarr": read_zarr, "npz": read_npz}
 SUFFIXES = {"zarr": ".zarr", "npz": ".npz"}
 
 
-def stored_size(store: Store, key: str) -> int:
-    """Bytes of all files of a shard that the store has now."""
-    found = store.fs.find(store.path(key), detail=True)
-    return sum(int(info["size"]) for info in found.values())
+def open_shard(store: Store, key: str, form: str, *, size: int | None = None) -> Shard:
+    """Open a shard; with `size`, only if its files have that many bytes together.
+
+    Raises:
+        CorruptWarehouseError: files of it are missing or cut short.
+        StoreError: storage failed; TransientStoreError where trying again may help.
+    """
+    sizes = stored_sizes(store, key)
+    found = sum(sizes.values())
+    if not sizes or (size is not None and found != size):
+        raise CorruptWarehouseError(
+            f"{store.root}: shard {key} is {found} bytes, the lock says {size}: files of it are missing or cut short"
+        )
+    return READERS[form](store, key, sizes)
 
 
 def files_sha256(files: Files) -> str:
@@ -235,9 +253,10 @@ def _zarr_array(group: zarr.Group, band: str) -> zarr.Array[Any]:
     return array
 
 
-def _fill_value(nodata: float | None, dtype: np.dtype[Any]) -> Any:
-    """Nodata in the band's own type, or 0 where it has none or the type can't hold it."""
-    if nodata is None:
+def _fill_value(per_chip: Sequence[float | None], dtype: np.dtype[Any]) -> Any:
+    """Nodata in the band's own type, or 0 where it has none, chips differ in it, or the type can't hold it."""
+    nodata = per_chip[0]
+    if nodata is None or isinstance(_in_short(per_chip), list):
         return dtype.type(0)
     if np.issubdtype(dtype, np.floating):
         return dtype.type(nodata)
@@ -246,9 +265,20 @@ def _fill_value(nodata: float | None, dtype: np.dtype[Any]) -> Any:
     return dtype.type(int(nodata) if is_held else 0)
 
 
-def _plain(value: float | None) -> float | str | None:
+def _in_short(values: Sequence[float | None]) -> Plain | list[Plain]:
+    """One value where all chips have the same."""
+    plain = [_plain(value) for value in values]
+    return plain[0] if len(set(plain)) == 1 else plain
+
+
+def _in_full(plain: Plain | list[Plain], count: int) -> tuple[float | None, ...]:
+    """Inverse of `_in_short` for `count` chips."""
+    return tuple(map(_number, plain if isinstance(plain, list) else [plain] * count))
+
+
+def _plain(value: float | None) -> Plain:
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def _number(value: float | str | None) -> float | None:
+def _number(value: Plain) -> float | None:
     return None if value is None else float(value)
