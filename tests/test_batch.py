@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,38 @@ def test_whatever_an_item_raises_is_its_own_failure(
     assert (state.op, state.stage, state.is_transient) == ("failed", stage, is_transient)
     assert state.reason and str(error) in state.reason
     assert items[0]["id"] in state.reason or "item a" in state.reason
+
+
+def test_an_error_of_an_item_that_was_read_is_about_the_item(settings: IndexSettings, items: list[Item]) -> None:
+    for item, stage_of_it in ((items[0], "item"), ({"id": "https://x/item.json"}, "discover")):
+        state = index_item(StagedItem(item, error="no"), settings).state
+        assert (state.op, state.stage, state.reason) == ("failed", stage_of_it, "no")
+
+
+def test_dates_among_json_are_written_as_text(items: list[Item], settings: IndexSettings) -> None:
+    store = memory_store()
+    dated = items[0] | {"properties": {**items[0]["properties"], "seen": datetime(2024, 1, 1, tzinfo=UTC)}}
+    assert read_staged(store, stage(store, staged([dated])))[0].item["properties"]["seen"].startswith("2024-01-01")
+    (row,) = rows_of(store, index_batch(store, "s2", staged([dated]), settings).part)
+    assert row["op"] == "add" and '"seen":"2024-01-01' in row["item"]
+
+
+@pytest.mark.parametrize(
+    ("base", "kept"),
+    [
+        ("", ""),
+        ("a/b", "a/b"),
+        ("https://x/item.json?sig=S&se=1", "https://x/item.json"),
+        ("/home/me/scenes", None),
+        ("file:///home/me/item.json", None),
+    ],
+)
+def test_a_base_is_kept_without_signature_and_never_as_a_path_of_this_machine(
+    base: str, kept: str | None, items: list[Item], settings: IndexSettings
+) -> None:
+    store = memory_store()
+    (row,) = rows_of(store, index_batch(store, "s2", [StagedItem(items[0], base, error="no")], settings).part)
+    assert (row["base"], row["profile"]) == (kept, None)
 
 
 def test_a_batch_of_failures_writes_no_data(settings: IndexSettings) -> None:

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacchip_core.errors import CorruptWarehouseError, InputError, LookupFailedError
+from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse import combined
 from stacchip_core.warehouse.combined import in_hilbert_order, merge, months_of
-from stacchip_core.warehouse.items import states_of
+from stacchip_core.warehouse.items import ITEM_SCHEMA, states_of
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import MemoryStore, Store
@@ -128,7 +129,46 @@ def test_sizes_stand_side_by_side() -> None:
     version = merge(store, "global", ["s2"])
     assert version.items()["size_px"].to_pylist() == [128, 256]
     assert version.dataset().count_rows() == 6
-    assert list(version.scenes(["s2/item-0001"])) == ["s2/item-0001"]
+
+
+@pytest.mark.parametrize("sizes", [(256, 128), (128, 256)])
+def test_each_size_has_the_scene_that_its_rows_were_made_from(sizes: tuple[int, int]) -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [Piece(1, form="old", updated=1, size=sizes[0])])
+    commit_pieces(store, "s2", [Piece(1, form="new", updated=2, size=sizes[1])])
+    version = merge(store, "global", ["s2"])
+    for size, form in zip(sizes, ("old", "new"), strict=True):
+        assert version.scenes([Piece(1).key], GridSpec(size, size))[Piece(1).key].properties["form"] == form
+
+
+def test_sizes_are_told_by_the_log_and_only_files_that_can_hold_a_scene_are_read() -> None:
+    store = seeded()
+    commit_pieces(store, "s2", [Piece(3, month=7, size=128)])
+    version = merge(store, "global", ["s2", "naip"])
+    expected = {"naip": {GridSpec()}, "s2": {GridSpec(), GridSpec(128, 128)}}
+    assert version.grids() == expected == super(CombinedVersion, version).grids()
+    for info in version.entry.files("items"):
+        if (info.collection, info.month) != ("s2", "2024-07"):
+            store.fs.rm(store.path(info.path))
+    assert version.grids() == expected
+    assert version.scenes([Piece(3).key], GridSpec(128, 128))[Piece(3).key].item_id == Piece(3).item_id
+    with pytest.raises(CorruptWarehouseError, match="is named by the log and is not there"):
+        version.scenes([Piece(3).key], GridSpec())
+
+
+def test_items_are_the_same_however_few_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def items_after_merge() -> pa.Table:
+        store = memory_store()
+        commit_pieces(store, "s2", [Piece(n, rows=n % 3) for n in (5, 1, 9, 3, 7)])
+        commit_pieces(store, "s2", [Piece(n, form="b", rows=2) for n in (4, 1, 6)] + [Piece(1, size=128)])
+        version = merge(store, "global", ["s2"])
+        assert len(version.entry.files("items")) == 1
+        return version.items([name for name in ITEM_SCHEMA.names if name != "file"])
+
+    whole = items_after_merge()
+    monkeypatch.setattr(combined, "_SLICE_ROWS", 2)
+    assert items_after_merge().equals(whole)
+    assert whole.num_rows == 8
 
 
 # --- one schema
@@ -213,6 +253,29 @@ def test_items_point_into_the_combined_files(monkeypatch: pytest.MonkeyPatch) ->
             assert state.item_id in group
 
 
+NUMBER = (Property(name="platform", type="number"),)
+
+
+def test_a_type_that_all_live_rows_have_changed_to_is_taken() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [Piece(1), Piece(2, month=7)])
+    merge(store, "global", ["s2"])
+    commit_pieces(store, "s2", [Piece(n, month=m, recipe="r2", properties=NUMBER) for n, m in ((1, 6), (2, 7))])
+    version = merge(store, "global", ["s2"])
+    assert version.dataset().to_table().schema.field("platform").type == pa.float64()
+    assert version.dataset().count_rows() == 6
+
+
+def test_two_types_in_live_rows_are_refused_until_one_is_indexed_again() -> None:
+    store = memory_store()
+    commit_pieces(store, "a", [Piece(1, collection="a")])
+    commit_pieces(store, "b", [Piece(1, collection="b", properties=NUMBER)])
+    with pytest.raises(InputError, match="property 'platform' is text in some items and number in others"):
+        merge(store, "global", ["a", "b"])
+    commit_pieces(store, "b", [Piece(1, collection="b", recipe="r2")])
+    assert merge(store, "global", ["a", "b"]).count() == 6
+
+
 # --- items and scenes
 
 
@@ -220,13 +283,13 @@ def test_scenes_are_read_by_key_and_a_missing_one_is_named() -> None:
     store = seeded()
     commit_pieces(store, "s2", [Piece(1, form="b")])
     version = merge(store, "global", ["s2", "naip"])
-    scenes = version.scenes(["s2/item-0001", "naip/item-0001"])
+    scenes = version.scenes(["s2/item-0001", "naip/item-0001"], GridSpec())
     assert {key: scene.properties["form"] for key, scene in scenes.items()} == {
         "s2/item-0001": "b",
         "naip/item-0001": "a",
     }
     with pytest.raises(LookupFailedError, match="global@1 holds no item s2/item-0099"):
-        version.scenes(["s2/item-0099"])
+        version.scenes(["s2/item-0099"], GridSpec())
     assert version.items(["key", "item"])["item"].to_pylist()[1] == '{"id":"item-0001","form":"b"}'
 
 

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacchip_core.errors import CommitConflictError, CommitUnknownError, CorruptWarehouseError, InputError
+from stacchip_core.index.grid import GridSpec
+from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse import commit as committing
 from stacchip_core.warehouse.commit import Commit, commit, read_work
 from stacchip_core.warehouse.items import states_of
@@ -90,6 +94,9 @@ def test_an_item_without_chips_is_live_and_in_no_file() -> None:
     version = version_of(store)
     assert (done.new, done.chips, version.items().num_rows, version.count()) == (2, 3, 2, 3)
     assert version.items(["file", "row_group", "rows"]).to_pylist()[0] == {"file": None, "row_group": None, "rows": 0}
+    (bare, _) = version.items(["datetime", "scene", "profile"]).to_pylist()
+    assert (bare["datetime"], bare["profile"]) == (Piece(1).moment, "p")
+    assert version.scenes([Piece(1).key], GridSpec())[Piece(1).key] == Piece(1, rows=0).scene()
     assert commit_pieces(store, "empty", [Piece(1, rows=0)]).chips == 0
     assert version_of(store).dataset().count_rows() == 3
 
@@ -110,14 +117,98 @@ def test_a_new_failure_is_news_and_a_known_one_is_not() -> None:
     assert commit_pieces(store, "s2", [failed]).version == 4, "a failure at what another has done is no news"
 
 
-def test_two_collection_ids_in_one_collection_are_refused() -> None:
+def test_items_of_another_collection_id_are_failures() -> None:
     store = memory_store()
-    with pytest.raises(InputError, match="items of several collections, naip, s2; each needs a name of its own"):
-        commit_pieces(store, "s2", [Piece(1), Piece(1, collection="naip")])
-    commit_pieces(store, "s2", [Piece(1)])
-    with pytest.raises(InputError, match="holds items of 's2'; those of 'naip' need another name"):
-        commit_pieces(store, "s2", [Piece(1, collection="naip")])
+    done = commit_pieces(store, "s2", [Piece(1, collection="naip"), Piece(1), Piece(2)])
+    assert (done.new, done.failed, done.chips) == (2, 1, 6)
+    assert commit_pieces(store, "s2", [Piece(1, collection="naip")]) == Commit("s2", 1, done.sha256, failed=1)
+    version = version_of(store)
+    assert (version.entry.collection, chip_ids(version.dataset())) == ("s2", [*Piece(1).chip_ids, *Piece(2).chip_ids])
+    (row,) = version.failures().to_pylist()
+    assert (row["key"], row["op"], row["stage"], row["rows"]) == ("naip/item-0001", "failed", "item", 0)
+    assert (row["file"], row["row_group"], row["bbox"], row["datetime"]) == (None, None, None, None)
+    assert row["reason"] == (
+        "item item-0001: it belongs to collection 'naip', and 's2' of the warehouse holds items of 's2': "
+        "index it under another name"
+    )
     assert commit_pieces(store, "s2", [Piece(1, collection="", failure="discover")]).failed == 1
+
+
+def test_the_collection_id_of_a_lost_race_is_kept_to() -> None:
+    store = FaultyStore()
+    raced(store, Piece(9, collection="naip"))
+    done = commit_through(store, [Piece(1), Piece(2, collection="naip"), Piece(3)])
+    assert (done.version, done.new, done.failed) == (2, 1, 2)
+    assert version_of(store).items()["key"].to_pylist() == ["naip/item-0002", "naip/item-0009"]
+
+
+def test_parts_of_another_collection_are_refused_and_break_nothing() -> None:
+    store = memory_store()
+    part = part_of(store, "a", [Piece(1)]).part
+    with pytest.raises(InputError, match=r"collection 'b': the parts were made for another .* 'collections/a/data/"):
+        commit_parts(store, "b", [part])
+    assert commit_pieces(store, "b", [Piece(2)]).version == 1
+    assert commit_parts(store, "a", [part]).version == 1
+
+
+NUMBER = (Property(name="platform", type="number"),)
+
+
+def test_a_property_of_another_type_is_refused_while_rows_of_the_first_are_live() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [Piece(1), Piece(2)])
+    message = "collection 's2': property 'platform' is text in what is indexed and number in these items"
+    for pieces in ([Piece(3, properties=NUMBER)], [Piece(1, recipe="r2", properties=NUMBER)]):
+        with pytest.raises(InputError, match=message):
+            commit_pieces(store, "s2", pieces)
+    again = [Piece(number, recipe="r2", properties=NUMBER) for number in (1, 2)]
+    assert commit_pieces(store, "s2", again).updated == 2
+    assert commit_pieces(store, "s2", [Piece(3, properties=NUMBER)]).new == 1
+    assert str(version_of(store).dataset().schema.field("platform").type) == "double"
+    assert version_of(store).dataset().count_rows() == 9
+
+
+def test_a_failure_whose_item_is_taken_back_is_mended() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [Piece(1)])
+    commit_pieces(store, "s2", [Piece(1, form="b", failure="read")])
+    assert commit_pieces(store, "s2", [Piece(1)], read_version=1).version == 2, "read before the failure"
+    done = commit_pieces(store, "s2", [Piece(1)])
+    assert (done.version, done.updated) == (3, 1)
+    assert version_of(store).failures().num_rows == 0
+    assert chip_ids(version_of(store).dataset()) == Piece(1).chip_ids
+    assert commit_pieces(store, "s2", [Piece(1)]).version == 3
+
+
+def test_parts_that_were_committed_undo_nothing_that_came_later() -> None:
+    store = memory_store()
+    part = part_of(store, "s2", [Piece(1, form="z")]).part
+    commit_parts(store, "s2", [part], read_version=0)
+    commit_pieces(store, "s2", [Piece(1, form="b")])
+    assert commit_parts(store, "s2", [part], read_version=0).version == 2
+    assert chip_ids(version_of(store).dataset()) == Piece(1, form="b").chip_ids
+
+
+@pytest.mark.parametrize("order", [("r1", "r2"), ("r2", "r1")])
+def test_two_recipes_of_overlapping_runs_settle_on_one(order: tuple[str, str]) -> None:
+    store = memory_store()
+    parts = [part_of(store, "s2", [Piece(1, recipe=recipe)]).part for recipe in order]
+    for part in (*parts, *parts):
+        commit_parts(store, "s2", [part], read_version=0)
+    assert chip_ids(version_of(store).dataset()) == Piece(1, recipe="r2").chip_ids
+    assert version_of(store).version == (2 if order == ("r1", "r2") else 1)
+
+
+def test_a_part_of_another_release_is_read() -> None:
+    store = memory_store()
+    part = part_of(store, "s2", [Piece(1)]).part
+    table = pq.read_table(pa.BufferReader(store.read(part)))
+    other = table.drop_columns(["base", "profile"]).append_column("later", pa.array([1.5]))
+    sink = pa.BufferOutputStream()
+    pq.write_table(other.replace_schema_metadata(table.schema.metadata), sink)
+    store.write(part, sink.getvalue().to_pybytes())
+    assert commit_parts(store, "s2", [part]).new == 1
+    assert version_of(store).items(["base", "profile"]).to_pylist() == [{"base": None, "profile": None}]
 
 
 def test_sources_are_kept_in_the_log() -> None:
@@ -152,6 +243,7 @@ def overlapping(mine: Piece, theirs: Piece, base: Piece | None = None) -> tuple[
         (Piece(1, form="b"), Piece(1, form="a", updated=9), "mine"),
         (Piece(1, form="a"), Piece(1, form="b"), "theirs"),
         (Piece(1, form="a", recipe="r2"), Piece(1, form="a", recipe="r1"), "mine"),
+        (Piece(1, form="a", recipe="r1"), Piece(1, form="a", recipe="r2"), "theirs"),
     ],
 )
 def test_of_two_forms_the_sources_time_then_the_fingerprint_decides(mine: Piece, theirs: Piece, stays: str) -> None:
@@ -294,20 +386,26 @@ def test_a_damaged_part_is_named() -> None:
 # --- against a dict
 
 
-def expect(model: Model, piece: Piece, seen: int, now: int) -> None:
+def expect(model: Model, failed: Model, piece: Piece, seen: int, now: int) -> None:
     """What committing a piece does, said once more in plain words."""
-    held = model.get((piece.key, piece.size))
-    if held is not None:
-        live, since = held
-        if (live.form, live.recipe) == (piece.form, piece.recipe):
+    place = (piece.key, piece.size)
+    form = (piece.form, piece.recipe)
+    if place in model:
+        live, since = model[place]
+        is_mended = place in failed and failed[place][1] <= seen and not piece.failure
+        if (live.form, live.recipe) == form and not is_mended:
             return
-        if live.updated and piece.updated and piece.updated < live.updated:
-            return
-        is_later = bool(live.updated and piece.updated and piece.updated > live.updated)
-        if since > seen and not is_later and piece.form < live.form:
-            return
+        if (live.form, live.recipe) != form:
+            if live.updated and piece.updated and piece.updated < live.updated:
+                return
+            is_later = bool(live.updated and piece.updated and piece.updated > live.updated)
+            if since > seen and not is_later and not piece.failure and form < (live.form, live.recipe):
+                return
     if not piece.failure:
-        model[piece.key, piece.size] = (piece, now)
+        model[place] = (piece, now)
+        failed.pop(place, None)
+    elif place not in failed or (failed[place][0].form, failed[place][0].recipe) != form:
+        failed[place] = (piece, now)
 
 
 pieces = st.builds(
@@ -329,17 +427,17 @@ batches = st.lists(pieces, min_size=1, max_size=4, unique_by=lambda piece: (piec
 @given(st.lists(st.tuples(batches, st.integers(0, 3)), min_size=1, max_size=8))
 def test_any_runs_agree_with_a_dict_at_every_version(runs: list[tuple[list[Piece], int]]) -> None:
     """Each run read the manifest some versions before it commits; every version is read again at the end."""
-    store, model, models = memory_store(), Model(), dict[int, Model]()
+    store, model, failed, models = memory_store(), Model(), Model(), dict[int, tuple[Model, Model]]()
     for batch, lag in runs:
         now = Manifest.load(store, "s2").version
         seen = max(0, now - lag)
         done = commit_pieces(store, "s2", batch, read_version=seen)
-        before = dict(model)
+        before = dict(model), dict(failed)
         for piece in batch:
-            expect(model, piece, seen, now + 1)
-        assert (done.version == now) <= (model == before)
-        models[done.version] = dict(model)
-    for number, held in models.items():
+            expect(model, failed, piece, seen, now + 1)
+        assert (done.version == now) == ((model, failed) == before)
+        models[done.version] = dict(model), dict(failed)
+    for number, (held, broken) in models.items():
         if not number:
             continue
         version = version_of(store, number)
@@ -348,3 +446,4 @@ def test_any_runs_agree_with_a_dict_at_every_version(runs: list[tuple[list[Piece
         assert version.count() == version.dataset().count_rows() == len(expected)
         assert version.entry.totals.items == len(held) == version.items().num_rows
         assert {(s.key, s.size_px) for s in states_of(version.items())} == set(held)
+        assert {(s.key, s.size_px) for s in states_of(version.failures())} == set(broken)

@@ -109,6 +109,25 @@ def test_a_listing_that_lags_behind_hides_no_entry() -> None:
 # --- damage
 
 
+def test_an_entry_that_no_reader_would_take_is_not_written() -> None:
+    log = filled(memory_store(), 1)
+    stray = info(path="collections/other/data/a-0.parquet")
+    for more in ({"added": (stray,)}, {"added": (info(size=0),)}, {"operation": "rewrite"}):
+        with pytest.raises(StoreError, match=rf"log entry {FOLDER}/log/0*2\.json"):
+            log.append(entry_after(log.head(), **more))
+    assert len(Log(log.store, FOLDER).entries()) == 1
+    assert log.append(entry_after(log.head())).version == 2
+
+
+def test_a_newest_entry_that_was_not_written_after_the_one_before_is_named() -> None:
+    log = filled(memory_store(), 3)
+    data = json.loads(log.store.read(log.key(3)))
+    log.store.write(log.key(3), sealed({**data, "prev_sha256": "0" * 64}))
+    for read in (Log.newest, Log.head):
+        with pytest.raises(CorruptWarehouseError, match=r"version 3 was written after an entry with sha256 0{12}"):
+            read(Log(log.store, FOLDER))
+
+
 @pytest.mark.parametrize("lost", [1, 2, 3])
 def test_a_missing_entry_is_named(lost: int) -> None:
     log = filled(memory_store(), 4)

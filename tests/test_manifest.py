@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacchip_core import IndexSettings
-from stacchip_core.errors import CorruptWarehouseError, InputError, VersionNotFoundError
+from stacchip_core.errors import CorruptWarehouseError, VersionNotFoundError
 from stacchip_core.sources.item import StagedItem, fingerprint
+from stacchip_core.sources.profiles import load_profile
 from stacchip_core.warehouse.items import ItemState, states_of
 from stacchip_core.warehouse.manifest import (
     Manifest,
@@ -112,18 +113,42 @@ def test_of_several_forms_found_the_latest_is_taken() -> None:
     assert next(iter(chosen[0].values())).state.fingerprint == max(fingerprint(s.item) for s in ties)
 
 
-def test_two_collection_ids_under_one_name_are_refused() -> None:
+def test_an_item_of_another_collection_id_is_new_with_its_error() -> None:
     store = memory_store()
     commit_pieces(store, "s2", [live_as(item())])
-    with pytest.raises(
-        InputError, match=r"'s2' of the warehouse holds items of 's2'; those of 'S_2' need another name"
-    ):
-        classify(Manifest.load(store, "s2"), [item(collection="S_2")], SETTINGS)
+    (other,) = classify(Manifest.load(store, "s2"), [item(), item(collection="S_2")], SETTINGS).new
+    assert other.item == item(collection="S_2").item
+    assert other.error and "'S_2', and 's2' of the warehouse holds items of 's2'" in other.error
+    most = [item(1, collection="b"), item(2, collection="b"), item(3, collection="a"), item(4, collection=None)]
+    found = classify(Manifest.load(memory_store(), "s2"), most, SETTINGS).new
+    assert [(one.item["collection"], bool(one.error)) for one in found] == [
+        ("b", False),
+        ("b", False),
+        ("a", True),
+        ("b", False),
+    ]
+
+
+def test_an_unreadable_item_does_not_count_as_one_of_another_collection() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [live_as(item())])
+    broken = StagedItem({"id": "missing.json"}, error="no such file")
+    settings = IndexSettings(profile=load_profile("naip"))
+    assert classify(Manifest.load(store, "s2"), [broken], settings).new == (broken,)
+
+
+def test_an_item_that_is_live_after_its_later_form_failed_is_committed_again() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [live_as(item())])
+    commit_pieces(store, "s2", [replace(live_as(item(form="b")), failure="read")])
+    assert classify(Manifest.load(store, "s2"), [item()], SETTINGS).updated == (item(),)
+    commit_pieces(store, "s2", [live_as(item())])
+    assert classify(Manifest.load(store, "s2"), [item()], SETTINGS).same == 1
 
 
 def test_an_item_without_collection_belongs_to_its_profile() -> None:
     assert collection_of({"collection": "x"}, SETTINGS) == "x"
-    assert collection_of({"id": "a", "properties": {}}, IndexSettings(profile="naip")) == "naip"
+    assert collection_of({"id": "a", "properties": {}}, IndexSettings(profile=load_profile("naip"))) == "naip"
     assert collection_of({"id": "a"}, SETTINGS) == ""
 
 

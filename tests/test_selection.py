@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from stacchip_core import SpecError
 from stacchip_core.chips import selection
 from stacchip_core.chips.conditions import conditions
 from stacchip_core.chips.selection import check_bands, check_settings, draw, keyed_hashes, scene_keys
+from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene, SceneAsset
 from tests.chip_rows import COLLECTIONS, ROWS, START, TABLE, drawn, outline, spec, table_of
 
@@ -81,24 +81,15 @@ def test_surplus_rows_are_let_go_while_drawing(monkeypatch: pytest.MonkeyPatch) 
 # Checks against the index
 
 
-def items(*rows: tuple[str, str, int, int, str]) -> pa.Table:
-    names = ("key", "item_id", "size_px", "stride_px", "edge")
-    return pa.table({name: [row[n] for row in rows] for n, name in enumerate(names)})
-
-
-ITEMS = items(
-    ("sentinel-2-l2a/a/b", "a/b", 256, 256, "drop"),
-    ("sentinel-2-l2a/c", "c", 512, 256, "drop"),
-    ("naip/d", "d", 256, 256, "pad"),
-)
+PAD = GridSpec(256, 256, "pad")
+HELD = {"sentinel-2-l2a": {GridSpec(256, 256), GridSpec(512, 256)}, "naip": {PAD}}
 
 
 def test_collections_default_to_all_of_the_index() -> None:
-    only_pad = items(("naip/d", "d", 256, 256, "pad"), ("linz/d", "d", 256, 256, "pad"))
-    assert check_settings(only_pad, spec(edge="pad"), "global@3") == ("linz", "naip")
-    assert check_settings(ITEMS, spec(collections=["sentinel-2-l2a"]), "global@3") == ("sentinel-2-l2a",)
+    assert check_settings({"naip": {PAD}, "linz": {PAD}}, spec(edge="pad"), "global@3") == ("linz", "naip")
+    assert check_settings(HELD, spec(collections=["sentinel-2-l2a"]), "global@3") == ("sentinel-2-l2a",)
     bands = [{"collection": "sentinel-2-l2a", "bands": ["red"]}]
-    assert check_settings(ITEMS, spec(bands=bands), "global@3") == ("sentinel-2-l2a",)
+    assert check_settings(HELD, spec(bands=bands), "global@3") == ("sentinel-2-l2a",)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +117,7 @@ def test_collections_default_to_all_of_the_index() -> None:
 )
 def test_what_the_index_does_not_hold_is_refused_with_what_it_holds(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        check_settings(ITEMS, spec(**values), "global@3")
+        check_settings(HELD, spec(**values), "global@3")
 
 
 def scene(item_id: str, *bands: str) -> Scene:

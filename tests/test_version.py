@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from stacchip_core.errors import CorruptWarehouseError, LookupFailedError
+from stacchip_core.errors import CorruptWarehouseError, InputError, LookupFailedError
+from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse.items import LIGHT
 from stacchip_core.warehouse.manifest import Manifest
@@ -77,7 +78,7 @@ def test_an_empty_version_is_an_empty_dataset() -> None:
     version = version_of(store)
     assert (version.count(), version.files, version.items().num_rows) == (0, (), 0)
     assert version.dataset().to_table().num_rows == 0
-    assert version.scenes([]) == {}
+    assert version.scenes([], GridSpec()) == {}
 
 
 def test_items_are_light_unless_asked_for_more() -> None:
@@ -91,10 +92,19 @@ def test_items_are_light_unless_asked_for_more() -> None:
 def test_scenes_are_those_of_the_live_rows() -> None:
     store = half_dead()
     commit_pieces(store, "s2", [Piece(2, form="c", failure="read"), Piece(1, form="z", size=128)])
-    scenes = version_of(store).scenes([Piece(n).key for n in (1, 2)])
-    assert {key: scene.properties["form"] for key, scene in scenes.items()} == {Piece(1).key: "z", Piece(2).key: "b"}
-    with pytest.raises(LookupFailedError, match="s2@3 holds no item s2/item-0009"):
-        version_of(store).scenes([Piece(9).key])
+    scenes = version_of(store).scenes([Piece(n).key for n in (1, 2)], GridSpec(256, 256))
+    assert {key: scene.properties["form"] for key, scene in scenes.items()} == {Piece(1).key: "a", Piece(2).key: "b"}
+    small = version_of(store).scenes([Piece(1).key], GridSpec(128, 128))
+    assert small[Piece(1).key].properties["form"] == "z", "each size has the form that its chips were made from"
+    with pytest.raises(LookupFailedError, match="s2@3 holds no item s2/item-0009 at 256-256-drop"):
+        version_of(store).scenes([Piece(9).key], GridSpec(256, 256))
+    with pytest.raises(LookupFailedError, match="s2@3 holds no item s2/item-0002 at 128-128-drop"):
+        version_of(store).scenes([Piece(2).key], GridSpec(128, 128))
+
+
+def test_a_column_that_items_do_not_have_is_the_callers_error() -> None:
+    with pytest.raises(InputError, match="items have no column 'nope'; there are key, item_id"):
+        version_of(half_dead()).items(["nope"])
 
 
 def test_a_changed_page_is_an_error_and_never_rows() -> None:

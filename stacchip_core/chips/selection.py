@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,7 @@ def select(warehouse: Warehouse, spec: ChipSpec) -> ChipIndex:
 def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str, ...] = ()) -> ChipIndex:
     """`select` on an index version already at hand."""
     index = f"{version.name}@{version.version}"
-    collections = check_settings(version.items(), spec, index)
+    collections = check_settings(version.grids(), spec, index)
     wanted = conditions(spec, collections)
     dataset = version.dataset()
     table = draw(dataset, wanted, spec)
@@ -61,18 +61,17 @@ def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str
     return ChipIndex(table, scenes, (spec.grid,), local_roots)
 
 
-def check_settings(items: pa.Table, spec: ChipSpec, index: str) -> tuple[str, ...]:
+def check_settings(held: Mapping[str, Collection[GridSpec]], spec: ChipSpec, index: str) -> tuple[str, ...]:
     """Collections to take, each of which the index holds with the chip size, stride and edge asked for.
 
     Args:
-        items: live items of the index: `key`, `item_id`, `size_px`, `stride_px`, `edge`.
+        held: how the items of each collection of the index have been cut.
         spec: what is asked for.
         index: `<name>@<version>`, for the messages.
 
     Raises:
         SpecError: lists the collections, or the settings, that there are.
     """
-    held = _grids_by_collection(items)
     for name in spec.chosen_collections:
         if name not in held:
             close = difflib.get_close_matches(name, held, n=1)
@@ -174,15 +173,6 @@ def _within(rows: pa.Table, area: shapely.Geometry | None) -> pa.Table:
 def _smallest(rows: pa.Table, limit: int | None) -> pa.Table:
     order = pc.sort_indices(rows, sort_keys=[(_DRAW, "ascending"), ("chip_id", "ascending")])
     return rows.combine_chunks().take(order[:limit])
-
-
-def _grids_by_collection(items: pa.Table) -> dict[str, set[GridSpec]]:
-    """Collection -> how its items have been cut."""
-    held: dict[str, set[GridSpec]] = {}
-    columns = (items[name].to_pylist() for name in ("key", "item_id", "size_px", "stride_px", "edge"))
-    for key, item_id, size, stride, edge in zip(*columns, strict=True):  # items, not chips
-        held.setdefault(key.removesuffix(f"/{item_id}"), set()).add(GridSpec(size, stride, edge))
-    return held
 
 
 def _explain_empty(dataset: ds.Dataset, wanted: Sequence[Condition], spec: ChipSpec, index: str) -> str:

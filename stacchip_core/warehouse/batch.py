@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from stacchip_core.errors import (
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.indexer import Indexer, IndexSettings
 from stacchip_core.index.schema import conform, table_bounds
+from stacchip_core.sources.access import unsigned_href
 from stacchip_core.sources.item import ItemSource, StagedItem, unsigned
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.commit import FILES_FOOTER
@@ -72,16 +74,21 @@ class BatchResult:
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """One item of a batch: what is known of it, its JSON without signatures, and its chips unless it failed."""
+    """One item of a batch: what is known of it, its JSON without signatures, and its chips unless it failed.
+
+    Attributes:
+        base: what its relative hrefs are relative to: a URL, or a folder below a local root.
+    """
 
     state: ItemState
     item: Mapping[str, Any]
     index: ChipIndex | None = None
+    base: str = ""
 
     @property
     def scene(self) -> Scene | None:
         """The item as a scene; None if it failed."""
-        return next(iter(self.index.scenes.values())) if self.index else None
+        return next(iter(self.index.scenes.values())) if self.index is not None else None
 
     @property
     def month(self) -> str:
@@ -91,13 +98,13 @@ class Indexed:
     @property
     def table(self) -> pa.Table:
         """Its chips."""
-        return self.index.table if self.index else pa.table({})
+        return self.index.table if self.index is not None else pa.table({})
 
 
 def stage(store: Store, items: Sequence[StagedItem]) -> str:
     """Write items down for a batch, without signatures; returns the key, which is all that needs to travel."""
     key = f"{STAGING}/{uuid.uuid4()}.jsonl"
-    lines = [json.dumps({**asdict(staged), "item": unsigned(staged.item)}) for staged in items]
+    lines = [json.dumps({**asdict(staged), "item": unsigned(staged.item)}, default=str) for staged in items]
     store.write(key, "\n".join(lines).encode())
     return key
 
@@ -105,7 +112,8 @@ def stage(store: Store, items: Sequence[StagedItem]) -> str:
 def read_staged(store: Store, key: str) -> list[StagedItem]:
     """Inverse of `stage`."""
     with naming(store, key):
-        return [StagedItem(**json.loads(line)) for line in store.read(key).splitlines()]
+        rows = [json.loads(line) for line in store.read(key).splitlines()]
+    return [StagedItem(**row) for row in rows]
 
 
 def index_batch(store: Store, name: str, items: Sequence[StagedItem], settings: IndexSettings) -> BatchResult:
@@ -135,20 +143,27 @@ def write_batch(store: Store, name: str, done: Sequence[Indexed]) -> BatchResult
 
 
 def index_item(staged: StagedItem, settings: IndexSettings) -> Indexed:
-    """Index one item; whatever is wrong with it comes back as data."""
+    """Index one item; whatever is wrong with it comes back as data.
+
+    An error that the item came with is of stage "item" where its JSON had been read, else of stage "discover".
+    """
     state, item = candidate(staged, settings).state, unsigned(staged.item)
     if staged.error is not None:
-        return Indexed(_failed(state, "discover", staged.error), item)
+        stage = "item" if "type" in item else "discover"
+        return Indexed(_failed(state, stage, staged.error), item, base=staged.base)
     try:
         index = Indexer.from_settings(
             ItemSource(staged.item, staged.base, settings.local_roots), settings
         ).create_index()
     except StacchipError as err:
-        return Indexed(_failed(state, _stage_of(err), str(err), isinstance(err, TransientError)), item)
+        return Indexed(
+            _failed(state, _stage_of(err), str(err), isinstance(err, TransientError)), item, base=staged.base
+        )
     except Exception as err:  # a defect of ours that one scene brings to light must not cost the others
         logger.exception("item %s could not be indexed", state.item_id)
-        return Indexed(_failed(state, "index", f"item {state.item_id}: {type(err).__name__}: {err}"), item)
-    return Indexed(replace(state, rows=len(index)), item, index)
+        reason = f"item {state.item_id}: {type(err).__name__}: {err}"
+        return Indexed(_failed(state, "index", reason), item, base=staged.base)
+    return Indexed(replace(state, rows=len(index)), item, index, staged.base)
 
 
 def _failed(state: ItemState, stage: str, reason: str, is_transient: bool = False) -> ItemState:
@@ -197,13 +212,21 @@ def _row(one: Indexed, file: str | None, row_group: int | None) -> dict[str, obj
     bounds = table_bounds([one.table]) if one.state.rows else None
     return {
         **{name: getattr(one.state, name) for name in ItemState.__dataclass_fields__ if name != "version"},
-        "item": json.dumps(one.item, separators=(",", ":")),
+        "base": _kept(one.base),
+        "profile": scene.profile if scene else None,
+        "item": json.dumps(one.item, separators=(",", ":"), default=str),
         "scene": scene.to_json() if scene else None,
         "file": file,
         "row_group": row_group,
         "datetime": scene.datetime if scene else None,
         "bbox": dict(zip(("xmin", "ymin", "xmax", "ymax"), bounds, strict=True)) if bounds else None,
     }
+
+
+def _kept(base: str) -> str | None:
+    """A base as it is kept: without signature, and never a path of this machine."""
+    is_local = base.lower().startswith("file:") or PurePath(base).is_absolute()
+    return None if is_local else unsigned_href(base)
 
 
 def _write_part(store: Store, txn: str, rows: pa.Table, files: Sequence[FileInfo]) -> str:

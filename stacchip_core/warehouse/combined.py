@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
 from stacchip_core.index.schema import SCHEMA_VERSION, conform
 from stacchip_core.warehouse.commit import writer
-from stacchip_core.warehouse.data import Columns, schema_of, union, write_data
+from stacchip_core.warehouse.data import Columns, retyped, schema_of, union, write_data
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals, canonical
 from stacchip_core.warehouse.files import open_parquet, read_whole, time_range
-from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, bounds_of, write_items
+from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, bounds_of, write_slices
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.order import hilbert_order, row_groups
@@ -30,6 +30,7 @@ from stacchip_core.warehouse.version import CombinedVersion
 # and 100 000 at most unless an item alone has more than 5 000.
 _ROW_GROUP_ROWS = 95_000
 _WHOLE_BYTES = 256 * 2**20  # source files of a month up to this are fetched whole, each in one request, and proven
+_SLICE_ROWS = 4096  # items whose JSON is in memory at a time: some 120 MB; a multiple of the file's row groups
 _ATTEMPTS = 100
 
 
@@ -53,6 +54,21 @@ class Month:
     def place(self) -> tuple[str, str]:
         """Collection name and month."""
         return self.manifest.name, self.month
+
+    def sources(self) -> list[FileInfo]:
+        """Data files of the collection that hold its rows, by path.
+
+        Raises:
+            CorruptWarehouseError: item rows name a file that the log does not.
+        """
+        known = self.manifest.data_files()
+        paths = sorted(pc.unique(self.live["file"].drop_null()).to_pylist())
+        for path in paths:
+            if path not in known:
+                raise CorruptWarehouseError(
+                    f"items of collection {self.manifest.name!r} name {path!r}, the log does not"
+                )
+        return [known[path] for path in paths]
 
 
 Made = dict[tuple[str, str, str, Columns], tuple[FileInfo, ...]]
@@ -127,11 +143,14 @@ def _check_distinct(name: str, manifests: Sequence[Manifest]) -> None:
 def _columns(head: LogEntry | None, months: Iterable[Month]) -> Columns:
     """Carried properties of the next version: those of the present one, then what is new.
 
-    They only grow, so that a collection that leaves costs nothing.
+    They only grow, so that a collection that leaves costs nothing. Their types are those of the live rows: files whose
+    rows are all dead, as after a change of type, don't count.
+
+    Raises:
+        InputError: live rows of two types.
     """
-    present = head.files("data")[:1] if head else ()
-    sources = [month.manifest.data_files() for month in months]
-    return union([*(info.columns for info in present), *(info.columns for files in sources for info in files.values())])
+    present = head.files("data")[0].columns if head and head.files("data") else ()
+    return retyped(present, union(info.columns for month in months for info in month.sources()))
 
 
 def _is_current(head: LogEntry, names: Sequence[str], months: Sequence[Month], columns: Columns) -> bool:
@@ -178,9 +197,10 @@ def write_month(store: Store, folder: str, stem: str, month: Month, columns: Col
         month=month.month,
         columns=columns,
         content=month.content,
+        collection_id=month.manifest.collection,
     )
     with_chips = live.filter(pc.greater(live["rows"], 0))
-    chips = _chips(month.manifest, with_chips, schema_of(columns))
+    chips = _chips(month, with_chips, schema_of(columns))
     data = [write_data(store, draft, chips)] if len(with_chips) else []
     items = replace(draft, path=f"{folder}/items/{stem}.parquet", role="items", columns=())
     return (*data, _write_items(store, items, month, live, file=draft.path))
@@ -195,18 +215,14 @@ def in_hilbert_order(live: pa.Table) -> pa.Table:
     return with_place.sort_by([(name, "ascending") for name in ("place", *IDENTITY)]).drop_columns(["place"])
 
 
-def _chips(manifest: Manifest, live: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
+def _chips(month: Month, live: pa.Table, schema: pa.Schema) -> Iterator[pa.Table]:
     """Chip rows of items, in their order: a table for each of their row groups, one in memory at a time.
 
     The bytes of the source files are kept, not the opened files: footers of many small row groups are larger.
     """
-    known, store = manifest.data_files(), manifest.store
-    paths = sorted(pc.unique(live["file"]).to_pylist())
-    for path in paths:
-        if path not in known:
-            raise CorruptWarehouseError(f"items of collection {manifest.name!r} name {path!r}, the log does not")
-    is_small = sum(known[path].size for path in paths) <= _WHOLE_BYTES
-    bodies = {path: read_whole(store, known[path]) for path in paths if is_small}
+    store, known = month.manifest.store, {info.path: info for info in month.sources()}
+    is_small = sum(info.size for info in known.values()) <= _WHOLE_BYTES
+    bodies = {path: read_whole(store, info) for path, info in known.items() if is_small}
     for group in pc.unique(live["group"]).to_pylist():
         own = live.filter(pc.equal(live["group"], group))
         in_file_order = own.append_column("place", pa.array(np.arange(len(own)))).sort_by(
@@ -216,7 +232,8 @@ def _chips(manifest: Manifest, live: pa.Table, schema: pa.Schema) -> Iterator[pa
         for path in pc.unique(in_file_order["file"]).to_pylist():
             wanted = in_file_order.filter(pc.equal(in_file_order["file"], path))
             with open_parquet(store, known[path], bodies.get(path)) as file:
-                tables.append(conform(_read_items_of(file, path, wanted), schema))
+                found = _read_items_of(file, path, wanted)
+            tables.append(conform(found, schema))
         yield _in_order(pa.concat_tables(tables).combine_chunks(), in_file_order)
 
 
@@ -243,17 +260,24 @@ def _in_order(chips: pa.Table, items: pa.Table) -> pa.Table:
 
 def _write_items(store: Store, draft: FileInfo, month: Month, placed: pa.Table, *, file: str) -> FileInfo:
     """The items of a month, with their JSON, pointing into its data file."""
-    rows = month.manifest.rows_of(placed, ITEM_SCHEMA.names)
     ordered = placed.sort_by([(name, "ascending") for name in IDENTITY])
-    has_chips = pa.array(ordered["rows"].to_numpy() > 0)
+    starts = range(0, len(ordered), _SLICE_ROWS)
+    slices = (_item_rows(month.manifest, ordered.slice(start, _SLICE_ROWS), file) for start in starts)
+    return write_slices(store, draft, ordered, slices)
+
+
+def _item_rows(manifest: Manifest, placed: pa.Table, file: str) -> pa.Table:
+    """Whole rows of items, in the order of their identity, pointing into `file`."""
+    rows = manifest.rows_of(placed, ITEM_SCHEMA.names)
+    has_chips = pa.array(placed["rows"].to_numpy() > 0)
     values = {
         "op": pa.repeat(pa.scalar("add"), len(rows)),
         "file": pc.if_else(has_chips, file, pa.scalar(None, pa.string())),
-        "row_group": pc.if_else(has_chips, ordered["group"], pa.scalar(None, pa.int32())),
+        "row_group": pc.if_else(has_chips, placed["group"], pa.scalar(None, pa.int32())),
     }
     for name, value in values.items():
         rows = rows.set_column(ITEM_SCHEMA.get_field_index(name), ITEM_SCHEMA.field(name), value)
-    return write_items(store, draft, rows)
+    return rows
 
 
 def _entry(head: LogEntry | None, manifests: Sequence[Manifest], files: Sequence[FileInfo]) -> LogEntry:

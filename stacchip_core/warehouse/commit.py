@@ -7,7 +7,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version as installed_version
@@ -18,19 +18,13 @@ import pyarrow.parquet as pq
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
 from stacchip_core.index.schema import SCHEMA_VERSION
+from stacchip_core.warehouse.data import clash, union
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals
 from stacchip_core.warehouse.files import naming
-from stacchip_core.warehouse.items import (
-    ITEM_SCHEMA,
-    Identity,
-    ItemState,
-    States,
-    advance,
-    states_of,
-    write_items,
-)
+from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, advance, states_of, with_all, write_items
 from stacchip_core.warehouse.log import Patience
-from stacchip_core.warehouse.manifest import Manifest, check_collection, is_older, rank
+from stacchip_core.warehouse.manifest import Manifest, other_collection, usual_collection
+from stacchip_core.warehouse.settle import Settled, settle
 from stacchip_core.warehouse.store import Store
 
 FILES_FOOTER = b"stacchip:files"  # footer entry of a part: the data files that its rows point to
@@ -80,20 +74,19 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """The rows of a run that are news to a manifest.
+class Own:
+    """A run's work as a part of one collection.
 
     Attributes:
-        places: which rows of the run's table.
-        ops: what each does: "add", "update" or "failed".
-        chips: rows of chips they bring.
-        change: what they do to the totals.
+        collection: the id that its live items have; "" where there are none.
+        rows: those of the work, with items of other collections as failures.
+        states: the same as values, in the same order.
     """
 
-    places: tuple[int, ...]
-    ops: tuple[str, ...]
-    chips: int
-    change: Totals
+    work: Work
+    collection: str
+    rows: pa.Table
+    states: tuple[ItemState, ...]
 
 
 def read_work(
@@ -106,7 +99,7 @@ def read_work(
             table = pq.read_table(pa.BufferReader(store.read(key)))
             listed = json.loads((table.schema.metadata or {})[FILES_FOOTER])
             files |= {info.path: info for info in map(FileInfo.from_json, listed)}
-            tables.append(table.replace_schema_metadata(None).cast(ITEM_SCHEMA))
+        tables.append(with_all(table))
     return Work(
         rows=pa.concat_tables(tables).combine_chunks(),
         files=files,
@@ -122,31 +115,37 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     A lost race is looked at, and what remains of the work goes into the next number: an item that the winner
     committed in the same form is dropped, and of two forms of an item the later one stays.
 
+    Items of another collection id than the collection's are failures; so are, in a collection without any yet, those
+    of another than most. Parts that were committed before are no news, whatever came after them.
+
     Raises:
-        InputError: the items belong to another collection id than the collection's, or the work is too old.
+        InputError: the parts are of another collection or too old, or a property has another type than in live rows.
         CommitConflictError: lost too many races.
         CommitUnknownError: no answer from the store; nothing was removed.
     """
-    mine = states_of(work.rows)
-    keys = {state.key for state in mine}
+    _refuse_strays(manifest, work)
+    work = _without_committed(manifest, work)
+    own = _own(manifest, work)
+    keys = {state.key for state in own.states}
     states = manifest.states(keys)
     settled: Settled | None = None
     items: FileInfo | None = None
     for attempt in range(_ATTEMPTS):
-        collection = _collection_of(manifest, mine)
-        before, settled = settled, settle(mine, states, work.read_version)
+        before, settled = settled, settle(own.states, states, work.read_version)
         if not settled.places:
-            return Commit(manifest.name, manifest.version, manifest.sha256, failed=_count(mine, "failed"))
+            return Commit(manifest.name, manifest.version, manifest.sha256, failed=_failed(own))
+        _refuse_other_types(manifest, own, settled)
         if items is None or settled != before:
-            items = _write_items(manifest, work.rows, settled)
+            items = _write_items(manifest, own.rows, settled)
         _refuse_old(manifest.store, work, items)
-        entry = _entry(manifest, work, settled, items, collection=collection)
+        entry = _entry(manifest, own, settled, items)
         try:
             done = manifest.log.append(entry)
         except CommitConflictError:
             (patience or Patience()).pause(min(attempt, 4))
             seen, manifest = manifest.version, manifest.newest()
             states = advance(states, manifest.changes(seen, keys))
+            own = own if manifest.collection in ("", own.collection) else _own(manifest, work)
             continue
         counts = done.counts
         return Commit(
@@ -155,85 +154,86 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
             done.sha256,
             new=counts.new,
             updated=counts.updated,
-            failed=_count(mine, "failed"),
+            failed=_failed(own),
             chips=counts.chips,
         )
     raise CommitConflictError(f"collection {manifest.name!r}: lost {_ATTEMPTS} races for the next version; run again")
 
 
-def settle(mine: Sequence[ItemState], states: States, read_version: int) -> Settled:
-    """Which rows are news, given what is committed by now.
-
-    Args:
-        mine: the run's rows.
-        states: of the same items, at the newest version.
-        read_version: the version the run compared its items with.
-    """
-    live = {state.identity: state for state in states_of(states.live)}
-    failed = {state.identity: state for state in states_of(states.failed)}
-    chosen: dict[Identity, int] = {}
-    for place, state in enumerate(mine):
-        before = chosen.get(state.identity)
-        if before is None or rank(state) > rank(mine[before]):
-            chosen[state.identity] = place
-    ops = {
-        place: op
-        for identity, place in chosen.items()
-        if (op := decide(mine[place], live.get(identity), failed.get(identity), read_version))
-    }
-    done = [(mine[place], live.get(mine[place].identity)) for place, op in ops.items() if op != "failed"]
-    return Settled(
-        places=tuple(ops),
-        ops=tuple(ops.values()),
-        chips=sum(after.rows for after, _ in done),
-        change=Totals(
-            items=sum(before is None for _, before in done),
-            chips=sum(after.rows - (before.rows if before else 0) for after, before in done),
-        ),
-    )
-
-
-def decide(mine: ItemState, live: ItemState | None, failed: ItemState | None, read_version: int) -> str | None:
-    """What a row does to the state; None where it is no news.
-
-    Which form of an item stays follows its source's `updated`, then, between two runs that overlapped, its
-    fingerprint; never anybody's clock.
-    """
-    if live is not None and _is_same(mine, live):
-        return None
-    if live is not None and is_older(mine, live):
-        return None
-    if mine.op == "failed":
-        return None if failed is not None and _is_same_failure(mine, failed) else "failed"
-    if live is None:
-        return "add"
-    is_tie = live.version > read_version and not is_older(live, mine)
-    if is_tie and mine.fingerprint < live.fingerprint:
-        return None
-    return "update"
-
-
-def _is_same(one: ItemState, other: ItemState) -> bool:
-    return (one.fingerprint, one.recipe) == (other.fingerprint, other.recipe)
-
-
-def _is_same_failure(one: ItemState, other: ItemState) -> bool:
-    """Whether a failure is the one already on record; what a passing one says varies."""
-    is_alike = (one.stage, one.is_transient) == (other.stage, other.is_transient)
-    return _is_same(one, other) and is_alike and (bool(one.is_transient) or one.reason == other.reason)
-
-
-def _collection_of(manifest: Manifest, mine: Sequence[ItemState]) -> str:
-    """The collection id of the work's items; that of the collection where all of them failed."""
-    found = sorted({s.key.removesuffix(f"/{s.item_id}") for s in mine if s.op != "failed"})
-    if len(found) > 1:
+def _refuse_strays(manifest: Manifest, work: Work) -> None:
+    folder = f"{manifest.log.folder}/data/"
+    strays = sorted(path for path in work.files if not path.startswith(folder))
+    if strays:
         raise InputError(
-            f"collection {manifest.name!r} of the warehouse: items of several collections, {', '.join(found)}; "
-            "each needs a name of its own"
+            f"collection {manifest.name!r}: the parts were made for another collection, they name {strays[0]!r}: "
+            "commit them to the one that they were made for"
         )
-    for collection in found:
-        check_collection(manifest, collection)
-    return found[0] if found else manifest.collection
+
+
+def _without_committed(manifest: Manifest, work: Work) -> Work:
+    """The work without rows whose data file the log names: a commit that landed has settled them."""
+    committed = pa.array([path for path in manifest.data_files() if path in work.files], pa.string())
+    if not len(committed):
+        return work
+    is_open = pc.invert(pc.fill_null(pc.is_in(work.rows["file"], committed), False))
+    return replace(work, rows=work.rows.filter(is_open).combine_chunks())
+
+
+def _own(manifest: Manifest, work: Work) -> Own:
+    """The work as a part of its collection: rows of another collection id are failures."""
+    done = [state for state in states_of(work.rows) if state.op != "failed"]
+    collection = manifest.collection or usual_collection(_collection_of(state) for state in done)
+    rows = work.rows
+    if any(_collection_of(state) != collection for state in done):
+        rows = _with_others_failed(rows, collection, manifest.name)
+    return Own(work, collection, rows, tuple(states_of(rows)))
+
+
+def _collection_of(state: ItemState) -> str:
+    return state.key.removesuffix(f"/{state.item_id}")
+
+
+def _with_others_failed(rows: pa.Table, collection: str, name: str) -> pa.Table:
+    found = list(map(_collection_of, states_of(rows)))
+    is_own = pc.or_(pc.equal(rows["op"], "failed"), pa.array([one == collection for one in found]))
+    reasons = [
+        f"item {item_id}: {other_collection(one, collection, name)}"
+        for item_id, one in zip(rows["item_id"].to_pylist(), found, strict=True)
+    ]
+    nothing = dict.fromkeys(("scene", "file", "row_group", "datetime", "bbox"))
+    failure = {**nothing, "op": "failed", "stage": "item", "reason": reasons, "is_transient": False, "rows": 0}
+    for column, value in failure.items():
+        kind = ITEM_SCHEMA.field(column)
+        other = pa.array(value if isinstance(value, list) else [value] * len(rows), kind.type)
+        chosen = pc.if_else(is_own, rows[column], other)
+        rows = rows.set_column(ITEM_SCHEMA.get_field_index(column), kind, chosen)
+    return rows.combine_chunks()
+
+
+def _paths(own: Own, settled: Settled) -> list[str]:
+    """Data files of the rows that are news."""
+    paths = pc.unique(own.rows["file"].take(pa.array(settled.places, pa.int64()))).drop_null().to_pylist()
+    strays = [path for path in paths if path not in own.work.files]
+    if strays:
+        raise CorruptWarehouseError(f"no part names data file {strays[0]!r}")
+    return sorted(paths)
+
+
+def _refuse_other_types(manifest: Manifest, own: Own, settled: Settled) -> None:
+    """A version whose live rows have two types for one property could not be read, nor merged."""
+    columns = union(own.work.files[path].columns for path in _paths(own, settled))
+    known = manifest.data_files()
+    if not any(clash(info.columns, columns) for info in known.values()):
+        return
+    replaced = {own.states[place].identity for place in settled.places}
+    live = {state.file or "" for state in states_of(manifest.states().live) if state.identity not in replaced}
+    for path in sorted(live & known.keys()):
+        if found := clash(known[path].columns, columns):
+            name, before, after = found
+            raise InputError(
+                f"collection {manifest.name!r}: property {name!r} is {before} in what is indexed and {after} in these "
+                f"items: make it {before} in the profile, or index them under another name"
+            )
 
 
 def _write_items(manifest: Manifest, rows: pa.Table, settled: Settled) -> FileInfo:
@@ -256,11 +256,8 @@ def _refuse_old(store: Store, work: Work, items: FileInfo) -> None:
         )
 
 
-def _entry(manifest: Manifest, work: Work, settled: Settled, items: FileInfo, *, collection: str) -> LogEntry:
-    paths = pc.unique(work.rows["file"].take(pa.array(settled.places, pa.int64()))).drop_null().to_pylist()
-    strays = [path for path in paths if path not in work.files]
-    if strays:
-        raise CorruptWarehouseError(f"collection {manifest.name!r}: no part names data file {strays[0]!r}")
+def _entry(manifest: Manifest, own: Own, settled: Settled, items: FileInfo) -> LogEntry:
+    work = own.work
     before = manifest.head.totals if manifest.head else Totals()
     return LogEntry(
         version=manifest.version + 1,
@@ -268,8 +265,8 @@ def _entry(manifest: Manifest, work: Work, settled: Settled, items: FileInfo, *,
         txn=str(uuid.uuid4()),
         operation="append",
         read_version=work.read_version,
-        added=(*(work.files[path] for path in sorted(paths)), items),
-        collection=collection,
+        added=(*(work.files[path] for path in _paths(own, settled)), items),
+        collection=own.collection,
         sources=work.sources,
         counts=Counts(
             new=settled.ops.count("add"),
@@ -294,5 +291,5 @@ def writer() -> dict[str, object]:
     return {"host": platform.node(), "pid": os.getpid(), "software": _software()}
 
 
-def _count(states: Iterable[ItemState], op: str) -> int:
-    return sum(state.op == op for state in states)
+def _failed(own: Own) -> int:
+    return sum(state.op == "failed" for state in own.states)

@@ -47,6 +47,18 @@ def union(several: Iterable[Columns]) -> Columns:
     return tuple(found.items())
 
 
+def retyped(columns: Columns, live: Columns) -> Columns:
+    """The carried properties of earlier rows, with the types that live rows have by now, then those new in `live`."""
+    types = dict(live)
+    return tuple({**{name: types.get(name, kind) for name, kind in columns}, **types}.items())
+
+
+def clash(one: Columns, other: Columns) -> tuple[str, str, str] | None:
+    """The first property that both carry with different types: name, type in `one`, type in `other`."""
+    types = dict(other)
+    return next(((name, kind, types[name]) for name, kind in one if types.get(name, kind) != kind), None)
+
+
 def write_data(store: Store, draft: FileInfo, groups: Iterable[pa.Table]) -> FileInfo:
     """Publish chip rows, each table of `groups` a row group; at most one of them is in memory.
 

@@ -42,6 +42,8 @@ class FileInfo:
         month: "YYYY-MM" of its items, where the file holds one month only.
         columns: name and type ("text", "number", "boolean") of each carried property of a data file, in order.
         content: hash of the live items that the file was made from; combined indexes compare it.
+        collection_id: STAC collection id of the items of a combined index's file.
+        grids: "<size>-<stride>-<edge>" of the rows of an items file, sorted.
     """
 
     path: str
@@ -56,6 +58,8 @@ class FileInfo:
     month: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     content: str = ""
+    collection_id: str = ""
+    grids: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, data: JSON) -> FileInfo:
@@ -67,7 +71,7 @@ class FileInfo:
             raise ValueError(f"file {str(info.path)[:200]!r} has an unsafe path, or no size and sha256")
         box = None if info.bbox is None else cast(BBox, tuple(float(side) for side in info.bbox))
         columns = tuple((str(name), str(kind)) for name, kind in info.columns)
-        return cls(**{**known, "bbox": box, "columns": columns})
+        return cls(**{**known, "bbox": box, "columns": columns, "grids": tuple(map(str, info.grids))})
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ def read_whole(store: Store, info: FileInfo) -> bytes:
 def open_parquet(store: Store, info: FileInfo, body: bytes | None = None) -> Iterator[pq.ParquetFile]:
     """A Parquet file for reading; damage met in the block is a CorruptWarehouseError naming the file.
 
+    Only reading belongs into the block: what else fails there would be blamed on the file.
+
     Args:
         store: where it is.
         info: as the log names it.
@@ -93,7 +95,7 @@ def open_parquet(store: Store, info: FileInfo, body: bytes | None = None) -> Ite
 
 @contextmanager
 def naming(store: Store, path: str) -> Iterator[None]:
-    """Translate what pyarrow raises while reading the file at `path`."""
+    """Translate what pyarrow raises while reading the file at `path`; only reading belongs into the block."""
     try:
         yield
     except StacchipError:

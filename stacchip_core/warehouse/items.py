@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stacchip_core.errors import CorruptWarehouseError, InputError
+from stacchip_core.index.grid import GridSpec
+from stacchip_core.index.schema import conform
 from stacchip_core.warehouse.entry import FileInfo
 from stacchip_core.warehouse.files import open_parquet, publish, time_range
 from stacchip_core.warehouse.store import Store
@@ -20,7 +24,9 @@ from stacchip_core.warehouse.store import Store
 _TIME = pa.timestamp("us", tz="UTC")
 
 # One row: one item at one chip size, stride and edge. `op`: "add", "update", "delete", or "failed" with stage and
-# reason. `file`, `row_group`, `rows`: where its chips are; null and 0 where it has none. `bbox`: of its chips, degrees.
+# reason. `base`: URL of the item's file, or its folder relative to a local root; with `profile`, the name of the
+# profile, and `item` all that a scene is made of. `file`, `row_group`, `rows`: where its chips are; null and 0 where it
+# has none. `bbox`: of its chips, degrees.
 ITEM_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -35,6 +41,8 @@ ITEM_SCHEMA = pa.schema(
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("is_transient", pa.bool_()),
+        ("base", pa.string()),
+        ("profile", pa.string()),
         ("item", pa.string()),
         ("scene", pa.string()),
         ("file", pa.string()),
@@ -102,24 +110,62 @@ class States:
 
 def empty_rows(columns: Sequence[str] = ITEM_SCHEMA.names) -> pa.Table:
     """No item rows."""
-    return pa.schema([ITEM_SCHEMA.field(name) for name in columns]).empty_table()
+    return schema_with(columns).empty_table()
+
+
+def schema_with(columns: Sequence[str]) -> pa.Schema:
+    """Some columns of `ITEM_SCHEMA`.
+
+    Raises:
+        InputError: no such column; lists those there are.
+    """
+    unknown = [name for name in columns if name not in ITEM_SCHEMA.names]
+    if unknown:
+        raise InputError(f"items have no column {unknown[0]!r}; there are {', '.join(ITEM_SCHEMA.names)}")
+    return pa.schema([ITEM_SCHEMA.field(name) for name in columns])
+
+
+def with_all(table: pa.Table, schema: pa.Schema = ITEM_SCHEMA) -> pa.Table:
+    """Item rows in `schema`: what an earlier release did not write is null, what a later one added is left out.
+
+    Raises:
+        CorruptWarehouseError: no release writes item rows without the columns that identify them.
+    """
+    missing = [name for name in IDENTITY if name in schema.names and name not in table.schema.names]
+    if missing:
+        raise CorruptWarehouseError(f"item rows without column {missing[0]!r}")
+    return conform(table, schema)
 
 
 def write_items(store: Store, draft: FileInfo, rows: pa.Table) -> FileInfo:
     """Publish an items file, sorted by key."""
     ordered = rows.sort_by([(name, "ascending") for name in IDENTITY])
+    return write_slices(store, draft, ordered, [ordered])
+
+
+def write_slices(store: Store, draft: FileInfo, ordered: pa.Table, slices: Iterable[pa.Table]) -> FileInfo:
+    """Publish an items file of which only a slice is in memory at a time.
+
+    Args:
+        store: where to.
+        draft: `path` and what else is known; rows, bounds, times, grids, size and sha256 are found out.
+        ordered: its rows, sorted by identity; their JSON columns are not looked at.
+        slices: the same rows in the same order, with all columns.
+    """
     start, end = time_range(ordered["datetime"])
-    whole = replace(draft, rows=len(ordered), bbox=bounds_of(ordered), start=start, end=end)
+    grids = tuple(sorted(map(str, {spec for _, spec in grids_of(ordered)})))
+    whole = replace(draft, rows=len(ordered), bbox=bounds_of(ordered), start=start, end=end, grids=grids)
 
     def write(local: Path) -> None:
-        pq.write_table(
-            ordered,
+        with pq.ParquetWriter(
             local,
+            ITEM_SCHEMA,
             compression="zstd",
-            row_group_size=_ROW_GROUP_ROWS,
             write_page_checksum=True,
             use_dictionary=["recipe", "edge", "op", "stage", "file"],
-        )
+        ) as writer:
+            for rows in slices:
+                writer.write_table(rows, row_group_size=_ROW_GROUP_ROWS)
 
     return publish(store, whole, write)
 
@@ -127,14 +173,24 @@ def write_items(store: Store, draft: FileInfo, rows: pa.Table) -> FileInfo:
 def read_items(
     store: Store, info: FileInfo, columns: Sequence[str] = LIGHT, keys: Collection[str] | None = None
 ) -> pa.Table:
-    """Rows of an items file; with `keys`, of these items, and only their row groups are read."""
-    wanted = list(dict.fromkeys([*columns, "key"]))
+    """Rows of an items file; with `keys`, of these items, and only their row groups are read.
+
+    Columns that the file lacks, as one of an earlier release may, are null.
+
+    Raises:
+        InputError: no such column.
+        CorruptWarehouseError: the file is not the one that was committed.
+    """
+    schema = schema_with(columns)
+    wanted = list(dict.fromkeys([*columns, *IDENTITY]))
+    chosen = None if keys is None else pa.array(sorted(keys), pa.string())
     with open_parquet(store, info) as file:
-        groups = range(file.num_row_groups) if keys is None else _groups_with(file, sorted(keys))
+        groups = range(file.num_row_groups) if chosen is None else _groups_with(file, chosen.to_pylist())
         table = file.read_row_groups(list(groups), columns=wanted)
-        if keys is not None:
-            table = table.filter(pc.is_in(table["key"], pa.array(sorted(keys), pa.string())))
-        return table.select(list(columns)).cast(pa.schema([ITEM_SCHEMA.field(name) for name in columns]))
+    table = with_all(table, schema_with(wanted))
+    if chosen is not None:
+        table = table.filter(pc.is_in(table["key"], chosen))
+    return table.select(schema.names)
 
 
 def _groups_with(file: pq.ParquetFile, keys: Sequence[str]) -> list[int]:
@@ -177,6 +233,21 @@ def rows_in(rows: pa.Table, wanted: pa.Table) -> pa.Table:
     numbered = rows.select(columns).append_column("place", pa.array(np.arange(len(rows))))
     places = numbered.join(wanted, columns, join_type="left semi")["place"]
     return rows.take(places.combine_chunks().sort())
+
+
+def at_spec(rows: pa.Table, spec: GridSpec) -> pa.Table:
+    """Item rows of one chip size, stride and edge."""
+    wanted = {"size_px": spec.size, "stride_px": spec.stride, "edge": spec.edge}
+    return rows.filter(reduce(pc.and_, (pc.equal(rows[name], value) for name, value in wanted.items())))
+
+
+def grids_of(rows: pa.Table) -> set[tuple[str, GridSpec]]:
+    """Collection ids of item rows, with the sizes, strides and edges that they are cut at."""
+    names = ("key", "item_id", "size_px", "stride_px", "edge")
+    return {
+        (key.removesuffix(f"/{item_id}"), GridSpec(*spec))
+        for key, item_id, *spec in zip(*(rows[name].to_pylist() for name in names), strict=True)  # items, not chips
+    }
 
 
 def _last_of_each(rows: pa.Table) -> pa.Table:

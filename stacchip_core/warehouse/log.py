@@ -70,13 +70,25 @@ class Log:
         return entries[-1] if entries else None
 
     def newest(self) -> LogEntry | None:
-        """The newest entry, checked against the one before; cheaper than `head` where entries speak for themselves."""
+        """The newest entry, checked against the one before; cheaper than `head` where entries speak for themselves.
+
+        Raises:
+            CorruptWarehouseError: one of the two is missing or damaged, or the newest was not written after the other.
+        """
         version = len(self._known) or self._listed()
-        entry = self.read(version) if version else None
+        entry = self._read_pair(version) if version > len(self._known) else self._known[-1] if version else None
         while (body := self._read_if_there((entry.version if entry else 0) + 1)) is not None:
             after = self._parse((entry.version if entry else 0) + 1, body)
             self._prove(after, entry)
             entry = after
+        return entry
+
+    def _read_pair(self, version: int) -> LogEntry:
+        """An entry of the listing, proven by the one before it."""
+        first = max(1, version - 1)
+        bodies = [self._whole(number, self._read_if_there(number), version) for number in range(first, version + 1)]
+        *before, entry = (self._parse(number, body) for number, body in enumerate(bodies, start=first))
+        self._prove(entry, before[0] if before else None)
         return entry
 
     def entries(self) -> tuple[LogEntry, ...]:
@@ -125,8 +137,10 @@ class Log:
             CommitConflictError: another writer has the number: look at what it did, then try the next.
             CommitUnknownError: no answer until the deadline. The commit may have landed; a later run will see.
             StoreError: certainly not committed: the store refused each attempt.
+            CorruptWarehouseError: certainly not committed: no reader would take the entry.
         """
         key, body = self.key(entry.version), entry.to_bytes()
+        self._parse(entry.version, body)  # an entry can't be taken back: what a reader refuses is never written
         deadline, attempt, may_have_landed = time.monotonic() + self._patience.seconds, 0, False
         while True:
             failure = self._try_create(key, body)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stacchip_core.errors import InputError, StacchipError, VersionNotFoundError
+from stacchip_core.errors import StacchipError, VersionNotFoundError
 from stacchip_core.index.indexer import IndexSettings
-from stacchip_core.sources.item import StagedItem, fingerprint, updated
+from stacchip_core.sources.item import StagedItem, fingerprint, is_name, updated
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
 from stacchip_core.warehouse.items import (
     IDENTITY,
@@ -136,7 +137,9 @@ class Classified:
     Attributes:
         name: of the collection.
         version: of the manifest that they were compared with; a commit names it as its `read_version`.
-        new, updated: items to index. New are also those that failed before.
+        new, updated: items to index, each with a collection id. New are also those that failed before; updated those
+            that are live as they are, and failed in a form that the source has taken back since; among both are items
+            of another collection id, with `error` set, so that their failure goes on record.
         same: number of items that are live as they are.
         older: number of items of which the index holds a later form.
         stale: keys among `same` that were indexed under another recipe; they are rebuilt only when asked.
@@ -170,6 +173,30 @@ def collection_of(item: Mapping[str, object], settings: IndexSettings) -> str:
         return ""
 
 
+def usual_collection(found: Iterable[object]) -> str:
+    """The collection id that most items name, the first by name of several; "" where none names one."""
+    counts = Counter(one for one in found if isinstance(one, str) and is_name(one))
+    return min(counts, key=lambda one: (-counts[one], one), default="")
+
+
+def in_collection(staged: StagedItem, collection: str, name: str) -> StagedItem:
+    """An item as one of a collection: it takes the id if it has none, and has `error` set if it has another."""
+    named = staged.item.get("collection")
+    if staged.error is not None or not collection or named == collection:
+        return staged
+    if not named:
+        return replace(staged, item={**staged.item, "collection": collection})
+    return replace(staged, error=f"item {staged.item.get('id')}: {other_collection(named, collection, name)}")
+
+
+def other_collection(found: object, collection: str, name: str) -> str:
+    """Why an item can't go into a collection of the warehouse."""
+    return (
+        f"it belongs to collection {str(found)[:80]!r}, and {name!r} of the warehouse holds items of {collection!r}: "
+        "index it under another name"
+    )
+
+
 def candidate(staged: StagedItem, settings: IndexSettings) -> Candidate:
     """What is known of an item before it is indexed; `recipe` is "" where the item is too broken to have one."""
     item, spec = staged.item, settings.spec
@@ -201,16 +228,22 @@ def candidate(staged: StagedItem, settings: IndexSettings) -> Candidate:
 
 
 def classify(manifest: Manifest, items: Iterable[StagedItem], settings: IndexSettings) -> Classified:
-    """Compare items with a collection.
-
-    Raises:
-        InputError: the collection holds another collection id's items.
-    """
-    found = newest_of_each([candidate(staged, settings) for staged in items])
-    for key in sorted({one.state.key.removesuffix(f"/{one.state.item_id}") for one in found.values()}):
-        check_collection(manifest, key)
-    live = {state.identity: state for state in states_of(manifest.states({i.key for i in found}).live)}
-    verdicts = {identity: compare(one.state, live.get(identity)) for identity, one in found.items()}
+    """Compare items with a collection."""
+    given = list(items)
+    sound = [staged.item for staged in given if staged.error is None]
+    collection = (
+        manifest.collection
+        or usual_collection(item.get("collection") for item in sound)
+        or usual_collection(collection_of(item, settings) for item in sound)
+    )
+    found = newest_of_each([candidate(in_collection(staged, collection, manifest.name), settings) for staged in given])
+    states = manifest.states({identity.key for identity in found})
+    live = {state.identity: state for state in states_of(states.live)}
+    failed = {state.identity for state in states_of(states.failed)}
+    verdicts = {
+        identity: compare(one.state, live.get(identity), has_failed=identity in failed)
+        for identity, one in found.items()
+    }
     by_verdict = {
         verdict: tuple(found[identity].staged for identity, given in verdicts.items() if given is verdict)
         for verdict in Verdict
@@ -240,12 +273,18 @@ def newest_of_each(found: Iterable[Candidate]) -> Mapping[Identity, Candidate]:
     return chosen
 
 
-def compare(found: ItemState, live: ItemState | None) -> Verdict:
-    """What an item means, given what is live; the source's `updated` and the fingerprint decide, never our clock."""
+def compare(found: ItemState, live: ItemState | None, *, has_failed: bool = False) -> Verdict:
+    """What an item means, given what is live; the source's `updated` and the fingerprint decide, never our clock.
+
+    Args:
+        found: the item.
+        live: the form of it that the index holds.
+        has_failed: a later form has failed, and is on record until the item is committed again.
+    """
     if live is None:
         return Verdict.NEW
     if found.fingerprint == live.fingerprint:
-        return Verdict.SAME
+        return Verdict.UPDATED if has_failed else Verdict.SAME
     return Verdict.OLDER if is_older(found, live) else Verdict.UPDATED
 
 
@@ -254,22 +293,10 @@ def is_older(one: ItemState, other: ItemState) -> bool:
     return one.updated is not None and other.updated is not None and one.updated < other.updated
 
 
-def check_collection(manifest: Manifest, collection: str) -> None:
-    """Refuse the items of a second collection id under one name.
-
-    Raises:
-        InputError: names both ids.
-    """
-    if manifest.collection and collection and collection != manifest.collection:
-        raise InputError(
-            f"collection {manifest.name!r} of the warehouse holds items of {manifest.collection!r}; those of "
-            f"{collection!r} need another name: pass name="
-        )
-
-
-def rank(state: ItemState) -> tuple[bool, float, str]:
+def rank(state: ItemState) -> tuple[bool, float, str, str]:
     """Orders several forms of one item in one run; the greatest is taken."""
-    return state.op != "failed", state.updated.timestamp() if state.updated else float("-inf"), state.fingerprint
+    updated_at = state.updated.timestamp() if state.updated else float("-inf")
+    return state.op != "failed", updated_at, state.fingerprint, state.recipe
 
 
 def _updated(item: Mapping[str, object]) -> datetime | None:

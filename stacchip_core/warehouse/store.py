@@ -35,14 +35,11 @@ _SEGMENT = r"[^/\\\x00-\x1f\x7f]+"
 # s3fs: listings are never remembered, and pyarrow asks for the ranges it wants, so reading ahead of it would fetch
 # megabytes for a footer. botocore's attempts and s3fs's multiply: by default a server that never answers was waited
 # for more than ten minutes, with these two minutes.
+_RETRIES = {"mode": "standard", "total_max_attempts": 3}
 _S3_OPTIONS = {
     "use_listings_cache": False,
     "default_cache_type": "none",
-    "config_kwargs": {
-        "connect_timeout": 5,
-        "read_timeout": 20,
-        "retries": {"mode": "standard", "total_max_attempts": 3},
-    },
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": _RETRIES},
 }
 _CACHELESS = {"use_listings_cache": False}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS, "gs": _CACHELESS, "az": _CACHELESS}
@@ -246,6 +243,10 @@ class MemoryStore(Store):
             if self.fs.exists(path):
                 raise FileExistsError(path)
             self.fs.pipe_file(path, data)
+
+    def _find(self, path: str) -> _Texts:
+        with self._lock:  # fsspec walks a dict that must not grow meanwhile
+            return super()._find(path)
 
 
 class LocalStore(Store):

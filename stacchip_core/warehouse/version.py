@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import pyarrow as pa
@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from stacchip_core.errors import CorruptWarehouseError, LookupFailedError
+from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.data import schema_of, union
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
-from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, read_items, rows_in
+from stacchip_core.warehouse.items import IDENTITY, LIGHT, at_spec, empty_rows, grids_of, read_items
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import Store
 
@@ -62,9 +63,13 @@ class IndexVersion(ABC):
     def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
         """Live item rows; `item` and `scene`, their JSON, only where asked for by name."""
 
+    def grids(self) -> dict[str, frozenset[GridSpec]]:
+        """How the items of each collection id have been cut."""
+        return _by_collection(grids_of(self.items(["item_id", *IDENTITY])))
+
     @abstractmethod
-    def _scene_rows(self, keys: Collection[str]) -> pa.Table:
-        """Columns `key` and `scene` of items, newest last."""
+    def _scene_rows(self, keys: Collection[str], spec: GridSpec) -> pa.Table:
+        """Columns `key` and `scene` of items as they are indexed at one size, stride and edge."""
 
     @abstractmethod
     def _live_files(self) -> Mapping[FileInfo, RowGroups]:
@@ -91,17 +96,19 @@ class IndexVersion(ABC):
         # pyarrow counts the rows of whole files, whatever row groups a fragment has, unless there is a filter
         return whole.filter(pc.field("size_px") > 0)
 
-    def scenes(self, keys: Collection[str]) -> dict[str, Scene]:
-        """Scenes by key `<collection>/<item_id>`; of an item indexed at several sizes, its latest form.
+    def scenes(self, keys: Sequence[str], spec: GridSpec) -> dict[str, Scene]:
+        """Scenes by key `<collection>/<item_id>`: those that the chips of one size, stride and edge were made from.
+
+        Of an item that changed between two runs of different chip sizes, each size has a form of its own.
 
         Raises:
-            LookupFailedError: an item is not in the index.
+            LookupFailedError: an item is not in the index with this size, stride and edge.
         """
-        rows = self._scene_rows(set(keys))
+        rows = self._scene_rows(set(keys), spec)
         texts = dict(zip(rows["key"].to_pylist(), rows["scene"].to_pylist(), strict=True))
         missing = sorted(set(keys) - texts.keys())
         if missing:
-            raise LookupFailedError(f"{self.name}@{self.version} holds no item {', '.join(missing[:5])}")
+            raise LookupFailedError(f"{self.name}@{self.version} holds no item {', '.join(missing[:5])} at {spec}")
         return {key: Scene.from_json(texts[key]) for key in keys}
 
 
@@ -129,13 +136,15 @@ class CollectionVersion(IndexVersion):
         return self._manifest.rows_of(self._live, columns)
 
     def failures(self) -> pa.Table:
-        """Item rows of failures that no later success has mended, with `stage` and `reason`."""
+        """Item rows of last attempts that failed, with `stage` and `reason`; a later success takes one off the list.
+
+        The item may be live nevertheless, with the rows of before.
+        """
         return self._manifest.states().failed
 
-    def _scene_rows(self, keys: Collection[str]) -> pa.Table:
+    def _scene_rows(self, keys: Collection[str], spec: GridSpec) -> pa.Table:
         live = self._manifest.states(keys).live
-        newest = live.group_by("key").aggregate([("version", "max")]).rename_columns(["key", "version"])
-        return self._manifest.rows_of(rows_in(live, newest), ["key", "scene"])
+        return self._manifest.rows_of(at_spec(live, spec), ["key", "scene"])
 
     def _live_files(self) -> Mapping[FileInfo, RowGroups]:
         known = self._manifest.data_files()
@@ -165,11 +174,26 @@ class CombinedVersion(IndexVersion):
         rows = pa.concat_tables([empty_rows(wanted), *tables])
         return rows.sort_by([(name, "ascending") for name in IDENTITY]).select(list(columns))
 
-    def _scene_rows(self, keys: Collection[str]) -> pa.Table:
-        wanted = ["key", "scene", "updated"]
-        tables = [read_items(self.store, info, wanted, keys) for info in self.entry.files("items")]
-        rows = pa.concat_tables([empty_rows(wanted), *tables])
-        return rows.sort_by([("updated", "ascending")]).select(["key", "scene"])
+    def _scene_rows(self, keys: Collection[str], spec: GridSpec) -> pa.Table:
+        wanted = [*IDENTITY, "scene"]
+        tables = [
+            read_items(self.store, info, wanted, own)
+            for info in self.entry.files("items")
+            if str(spec) in info.grids and (own := [key for key in keys if key.startswith(f"{info.collection_id}/")])
+        ]
+        return at_spec(pa.concat_tables([empty_rows(wanted), *tables]), spec).select(["key", "scene"])
+
+    def grids(self) -> dict[str, frozenset[GridSpec]]:
+        """How the items of each collection id have been cut, from the log alone."""
+        files = self.entry.files("items")
+        return _by_collection((info.collection_id, GridSpec.parse(text)) for info in files for text in info.grids)
 
     def _live_files(self) -> Mapping[FileInfo, RowGroups]:
         return dict.fromkeys(self.files)
+
+
+def _by_collection(found: Iterable[tuple[str, GridSpec]]) -> dict[str, frozenset[GridSpec]]:
+    grids: dict[str, set[GridSpec]] = {}
+    for collection, spec in found:
+        grids.setdefault(collection, set()).add(spec)
+    return {collection: frozenset(grids[collection]) for collection in sorted(grids)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,28 +12,28 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from stacchip_core.errors import (
     InputError,
     ObjectExistsError,
     ObjectNotFoundError,
-    ReadError,
     StoreError,
     VersionNotFoundError,
 )
 from stacchip_core.index.indexer import IndexSettings
-from stacchip_core.sources.access import Storage
-from stacchip_core.sources.item import ItemSource, StacObject, StagedItem, read_item
+from stacchip_core.sources.access import Storage, as_roots
+from stacchip_core.sources.item import StagedItem
 from stacchip_core.warehouse import batch
 from stacchip_core.warehouse.batch import BatchResult
 from stacchip_core.warehouse.combined import merge
 from stacchip_core.warehouse.commit import Commit, commit, read_work
 from stacchip_core.warehouse.entry import NAME, canonical
+from stacchip_core.warehouse.intake import Grouping, Item, read_items, safe_name
 from stacchip_core.warehouse.log import Log
-from stacchip_core.warehouse.manifest import Classified, Manifest, classify, collection_of
+from stacchip_core.warehouse.manifest import Classified, Manifest, classify
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.version import CollectionVersion, CombinedVersion, IndexVersion
+
+__all__ = ["Warehouse", "safe_name"]
 
 FORMAT_KEY = "_format.json"
 FORMAT_NAME, FORMAT_VERSION = "stacchip-warehouse", 1
@@ -43,8 +42,6 @@ FEATURES: frozenset[str] = frozenset()  # what a warehouse may ask of its reader
 PAGE_ITEMS = 2000  # items of a commit: what a run that is killed may lose
 _BATCH_ITEMS = 16
 _THREADS = 4  # for the waiting on remote files; indexing local ones is work for the CPU, and gains nothing from threads
-
-Items = Iterable[StacObject | Mapping[str, Any] | str | Path]
 
 
 class Warehouse:
@@ -65,7 +62,7 @@ class Warehouse:
         *,
         create: bool = False,
         storage: Storage | None = None,
-        local_roots: Iterable[str | Path] = (),
+        local_roots: str | Path | Iterable[str | Path] = (),
     ) -> None:
         """Open the warehouse at `root`, or make one there.
 
@@ -82,7 +79,7 @@ class Warehouse:
         self.storage = storage or Storage()
         self.store: Store = open_store(root, self.storage)
         self.root = self.store.root
-        self.local_roots = tuple(map(str, local_roots))
+        self.local_roots = as_roots(local_roots)
         if create:
             _make(self.store)
         _check_format(self.store)
@@ -91,31 +88,36 @@ class Warehouse:
         """Class and root."""
         return f"Warehouse({self.root!r})"
 
-    def index_items(self, items: Items, *, name: str | None = None, **settings: Any) -> Commit | list[Commit]:
+    def index_items(self, items: Iterable[Item], *, name: str | None = None, **settings: Any) -> Commit | list[Commit]:
         """Index what is new or changed among items, and commit it.
 
+        An item that can't be read or indexed, or belongs to another collection id than the rest of its collection, is
+        a failure on record, and the others go on.
+
         Args:
-            items: `pystac.Item`, plain JSON, or paths or URLs of item files.
+            items: `pystac.Item`, plain JSON, or paths or URLs of item files. Those given as local paths may read from
+                the folder that all of them have in common.
             name: collection of the warehouse; None: made from each item's collection id.
             settings: as for `Indexer`: chip_size, stride, edge, profile, max_nodata, grid, local_roots, storage.
 
         Returns:
-            What was done; a list by name where the items belong to several collections.
+            What was done: a `Commit` where all items went to one collection, else a list of them, by name.
 
         Raises:
-            InputError: a setting is out of bounds, or two collection ids would share a name.
+            InputError: a setting is out of bounds; local paths have no folder in common; or, once all others are
+                committed, an item could not be read and nothing tells which collection its failure belongs to.
         """
         chosen, commits = _settings(settings), dict[str, Commit]()
-        roots = (*chosen.local_roots, *self.local_roots)
-        found = (_source_of(item, roots) for item in items)
+        grouping = Grouping(name, chosen)
+        found = read_items(items, (*chosen.local_roots, *self.local_roots))
         with ThreadPoolExecutor(_THREADS) as pool:
             while page := list(islice(found, PAGE_ITEMS)):
-                for group, staged in _groups(page, name, chosen).items():
-                    own = chosen.model_copy(update={"local_roots": group[1]})
-                    done = self._index_group(pool, group[0], staged, own)
-                    commits[group[0]] = _together(commits.get(group[0]), done)
-        found_commits = [commits[one] for one in sorted(commits)]
-        return found_commits[0] if len(found_commits) == 1 else found_commits
+                for (one, roots), staged in grouping.groups(page).items():
+                    own = chosen.model_copy(update={"local_roots": roots})
+                    commits[one] = _together(commits.get(one), self._index_group(pool, one, staged, own))
+        grouping.check()
+        done = [commits[one] for one in sorted(commits)]
+        return done[0] if len(done) == 1 else done
 
     def _index_group(
         self, pool: ThreadPoolExecutor, name: str, items: Sequence[StagedItem], settings: IndexSettings
@@ -129,8 +131,7 @@ class Warehouse:
     def classify(self, name: str, items: Iterable[StagedItem], settings: IndexSettings) -> Classified:
         """Compare items with what is indexed at the same size, stride and edge; reads no pixels, writes nothing.
 
-        Raises:
-            InputError: the collection holds items of another collection id.
+        An item without a collection id takes that of the collection; one with another is new, with `error` set.
         """
         return classify(self._manifest(name), items, settings)
 
@@ -168,7 +169,7 @@ class Warehouse:
             sources: where the items came from, as JSON; kept in the log.
 
         Raises:
-            InputError: items of another collection id, or parts written too long ago.
+            InputError: parts of another collection or written too long ago, or a property of another type than before.
             CommitConflictError: lost too many races: run again.
             CommitUnknownError: nobody answered; the next run will see. Nothing is removed.
         """
@@ -231,18 +232,6 @@ class Warehouse:
         return VersionNotFoundError(f"{self.root}: no {kind} {name!r}; there are {', '.join(there) or 'none yet'}")
 
 
-def safe_name(collection_id: str) -> str:
-    """The name a collection id gets in a warehouse: [a-z0-9-], at most 63 characters.
-
-    Raises:
-        InputError: nothing is left of it.
-    """
-    name = re.sub(r"[^a-z0-9]+", "-", collection_id.lower()).strip("-")[:63].rstrip("-")
-    if not name:
-        raise InputError(f"collection id {collection_id!r} holds no letter or digit to name it by: pass name=")
-    return name
-
-
 def _checked_name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise InputError(
@@ -285,41 +274,8 @@ def _check_format(store: Store) -> None:
 
 
 def _settings(given: Mapping[str, Any]) -> IndexSettings:
-    try:
-        roots = tuple(map(str, given.get("local_roots") or ()))
-        return IndexSettings.model_validate(
-            {**given, "local_roots": roots, "storage": given.get("storage") or Storage()}
-        )
-    except ValidationError as err:
-        problems = (f"{'.'.join(map(str, p['loc']))}: {p['msg']} (found {p['input']!r})" for p in err.errors())
-        raise InputError("; ".join(problems)) from err
-
-
-def _source_of(item: Any, roots: tuple[str, ...]) -> tuple[StagedItem, tuple[str, ...]]:
-    """An item as given, and the local folders it may read from; one that can't be read has `error` set."""
-    try:
-        source: ItemSource = read_item(item, roots)
-    except ReadError as err:
-        return StagedItem({"id": str(item)}, error=str(err)), roots
-    return StagedItem(source.item, source.base), source.local_roots
-
-
-def _groups(
-    page: Sequence[tuple[StagedItem, tuple[str, ...]]], name: str | None, settings: IndexSettings
-) -> dict[tuple[str, tuple[str, ...]], list[StagedItem]]:
-    """Items by the name they go to and the folders they may read: one folder's paths mean nothing in another."""
-    names = [name or _name_of(staged, settings) for staged, _ in page]
-    known = sorted({one for one in names if one})
-    groups: dict[tuple[str, tuple[str, ...]], list[StagedItem]] = {}
-    for one, (staged, roots) in zip(names, page, strict=True):
-        if not one and len(known) != 1:
-            raise InputError(f"{staged.error}; its collection is not known either: pass name= to record the failure")
-        groups.setdefault((one or known[0], roots), []).append(staged)
-    return groups
-
-
-def _name_of(staged: StagedItem, settings: IndexSettings) -> str:
-    return "" if staged.error else safe_name(collection_of(staged.item, settings))
+    roots = as_roots(given.get("local_roots") or ())
+    return IndexSettings.of(**{**given, "local_roots": roots, "storage": given.get("storage") or Storage()})
 
 
 def _together(before: Commit | None, after: Commit) -> Commit:

@@ -1,0 +1,149 @@
+"""Items as users have them: read one by one, and grouped by the collection of the warehouse that they go to."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stacchip_core.errors import InputError, ReadError, StacchipError
+from stacchip_core.index.indexer import IndexSettings
+from stacchip_core.sources.access import is_remote, unsigned_href
+from stacchip_core.sources.item import StacObject, StagedItem, read_item
+from stacchip_core.sources.source import Source, local_path
+from stacchip_core.warehouse.manifest import collection_of
+
+logger = logging.getLogger(__name__)
+
+Item = StacObject | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An item as it was read, or why it could not be, and the local folders that it may read from."""
+
+    staged: StagedItem
+    roots: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Grouping:
+    """Puts items into groups, page by page.
+
+    Attributes:
+        name: collection of the warehouse that all items go to; None: one made from each item's collection id.
+        known: names that items have gone to so far.
+        homeless: why items could not be put anywhere: nothing tells their collection, and there is not just one.
+    """
+
+    name: str | None
+    settings: IndexSettings
+    known: set[str] = field(default_factory=set)
+    homeless: list[str] = field(default_factory=list)
+
+    def groups(self, page: Sequence[Found]) -> dict[tuple[str, tuple[str, ...]], list[StagedItem]]:
+        """Items by the name they go to and the folders they may read: one folder's paths mean nothing in another."""
+        named = [(self.name or _name_of(found.staged, self.settings), found) for found in page]
+        self.known |= {one for one, _ in named if one}
+        groups: dict[tuple[str, tuple[str, ...]], list[StagedItem]] = {}
+        for one, found in sorted(named, key=lambda pair: pair[1].staged.error is not None):  # failures read nothing
+            if not one and len(self.known) != 1:
+                self.homeless.append(found.staged.error or f"item {found.staged.item.get('id')}")
+                continue
+            place = (one or min(self.known), found.roots)
+            if found.staged.error is not None:
+                place = next((key for key in groups if key[0] == place[0]), place)
+            groups.setdefault(place, []).append(found.staged)
+        return groups
+
+    def check(self) -> None:
+        """Raise for the items that could not be put anywhere.
+
+        Raises:
+            InputError: names the first of them.
+        """
+        if self.homeless:
+            raise InputError(
+                f"{self.homeless[0]}; its collection is not known either: pass name= to record the failure "
+                f"({len(self.homeless)} such; all other items are committed)"
+            )
+
+
+def read_items(items: Iterable[Item], roots: tuple[str, ...]) -> Iterator[Found]:
+    """Read items one by one; from the first local path on, those that follow are taken in before they are read.
+
+    Items given as local paths outside `roots` may read from the folder that all of them have in common, and are
+    relative to it: one relative path then means one file.
+
+    Raises:
+        InputError: local paths without a folder in common but the root of the disk.
+    """
+    stream = iter(items)
+    for item in stream:
+        if _path_of(item) is None:
+            yield _read(item, roots)
+            continue
+        rest = [item, *stream]
+        own = _roots_of([path for path in map(_path_of, rest) if path], roots)
+        yield from (_read(one, own if _path_of(one) else roots) for one in rest)
+
+
+def safe_name(collection_id: str) -> str:
+    """The name a collection id gets in a warehouse: [a-z0-9-], at most 63 characters.
+
+    Raises:
+        InputError: nothing is left of it.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", collection_id.lower()).strip("-")[:63].rstrip("-")
+    if not name:
+        raise InputError(f"collection id {collection_id!r} holds no letter or digit to name it by: pass name=")
+    return name
+
+
+def _path_of(item: Item) -> Path | None:
+    if isinstance(item, str):
+        return local_path(item)
+    return item.resolve() if isinstance(item, Path) else None
+
+
+def _roots_of(paths: Sequence[Path], roots: tuple[str, ...]) -> tuple[str, ...]:
+    """The folders that items given by these paths may read from: those given, and the one that the others share."""
+    given = [Path(root).resolve() for root in roots]
+    outside = [str(path) for path in paths if not any(path.is_relative_to(root) for root in given)]
+    return Source(items=tuple(outside), local_roots=roots).roots if outside else roots
+
+
+def _read(item: Item, roots: tuple[str, ...]) -> Found:
+    """Read an item; one that can't be has `error` set."""
+    try:
+        source = read_item(item, roots)
+    except ReadError as err:
+        return Found(StagedItem({"id": unsigned_href(str(item))}, error=str(err)), roots)
+    except StacchipError as err:
+        return Found(StagedItem(_remains_of(item), error=str(err)), roots)
+    except Exception as err:  # what an object of another library raises when it is asked for its JSON
+        logger.exception("an item could not be read")
+        return Found(StagedItem(_remains_of(item), error=f"{type(err).__name__}: {err}"), roots)
+    return Found(StagedItem(source.item, source.base), source.local_roots)
+
+
+def _remains_of(item: Item) -> dict[str, Any]:
+    """What is kept of an item that is none: enough to tell it by."""
+    if isinstance(item, str | Path):
+        text = str(item)
+        return {"id": unsigned_href(text) if is_remote(text) else text}
+    get = item.get if isinstance(item, Mapping) else lambda name: getattr(item, name, None)
+    collection = get("collection") if isinstance(item, Mapping) else get("collection_id")
+    kept = {"type": "Feature", "id": str(get("id"))[:512]}
+    return {**kept, "collection": collection} if isinstance(collection, str) else kept
+
+
+def _name_of(staged: StagedItem, settings: IndexSettings) -> str:
+    """The name that an item's collection id gives; "" where there is none to be made."""
+    try:
+        return safe_name(collection_of(staged.item, settings)) if "type" in staged.item else ""
+    except InputError:
+        return ""
