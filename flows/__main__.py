@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from flows.environment import prepare_environment
-from stacchip_core.errors import InputError, StacchipError
+from flows.environment import prepare_environment, start_server
+from stacchip_core.errors import InputError, LookupFailedError, StacchipError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_environment(console_level="INFO" if options.verbose else "CRITICAL")
     try:
         summary = _run(options, console)
-    except InputError as err:
+    except (InputError, LookupFailedError) as err:
         console.print(f"[bold red]wrong input[/] {_literal(err)}")
         return WRONG_INPUT
     except StacchipError as err:
@@ -48,10 +49,11 @@ def _run(options: argparse.Namespace, console: Console) -> str:
 
     model, flow, summarize = _command(options.command)
     config = load_config(model, options.config, options.set)
-    with console.status(f"{options.command}: starting") as status:
-        token = PROGRESS_LISTENER.set(
-            lambda done, total, what: status.update(f"{options.command}: {done} of {total} {what}")
-        )
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as shown:  # the clock goes on in steps that take long
+        line = shown.add_task(f"{options.command}: waiting for Prefect's server", total=None)
+        start_server()
+        token = PROGRESS_LISTENER.set(lambda what: shown.update(line, description=f"{options.command}: {what}"))
         try:
             return summarize(flow(config))
         finally:

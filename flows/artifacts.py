@@ -18,13 +18,20 @@ from prefect.artifacts import (
 )
 from prefect.context import FlowRunContext
 
-from flows.outcome import Failure, IndexOutcome, MaterializeOutcome, MergeOutcome
+from flows.results import IndexOutcome, MaterializeOutcome, MergeOutcome, Tally
+from stacchip_core.warehouse.batch import ItemFailure
 
 PROGRESS_EVERY_SECONDS = 2.0  # of Prefect's API; a listener in this process hears of each step
 REASON_CHARACTERS = 300
 
-# Hears (done, of how many, what) of each step; set by whoever runs a flow in this process and shows its progress.
-PROGRESS_LISTENER: ContextVar[Callable[[int, int, str], None] | None] = ContextVar("progress", default=None)
+# Hears in words what a run is at; set by whoever runs a flow in this process and shows its progress.
+PROGRESS_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
+
+
+def tell(what: str) -> None:
+    """Tell a listener in this process what the run is at: for steps that take long and can't be counted."""
+    if listener := PROGRESS_LISTENER.get():
+        listener(what)
 
 
 class Progress:
@@ -40,8 +47,7 @@ class Progress:
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """Tell that `done` of `total` steps are done."""
-        if listener := PROGRESS_LISTENER.get():
-            listener(done, total, what)
+        tell(f"{done} of {total} {what}")
         is_due = time.monotonic() - self._told > PROGRESS_EVERY_SECONDS
         if self._artifact is not None and is_due:
             self._update(100.0 * done / max(total, 1), f"{self._description}: {what}, {done} of {total}")
@@ -88,27 +94,29 @@ def publish_index(key: str, outcome: IndexOutcome, pictures: Mapping[str, str]) 
         _failure_rows(outcome.failures),
         f"{outcome.total.failed} items failed; the next run tries them again",
     )
-    _publish(key, index_summary(outcome), pictures)
+    _publish(key, index_headline(outcome.total), index_summary(outcome), pictures)
 
 
 def publish_merge(key: str, outcome: MergeOutcome, pictures: Mapping[str, str]) -> None:
     """Artifacts of a merge."""
     rows = [{"collection": name, "version": version} for name, version in sorted(outcome.sources.items())]
     _table(f"{key}-sources", rows, f"Collections in {outcome.name}@{outcome.version}")
-    _publish(key, merge_summary(outcome), pictures)
+    what = "a new version" if outcome.changed else "nothing was new"
+    _publish(key, f"{outcome.name}@{outcome.version}: {what}", merge_summary(outcome), pictures)
 
 
 def publish_materialize(key: str, outcome: MaterializeOutcome, pictures: Mapping[str, str]) -> None:
     """Artifacts of materializing a dataset."""
     _table(f"{key}-failures", _failure_rows(outcome.failures), f"{outcome.failed} chips failed")
-    _publish(key, materialize_summary(outcome), pictures)
+    failed = f", {outcome.failed:,} failed" if outcome.failed else ""
+    _publish(key, f"{outcome.chips:,} chips{failed}", materialize_summary(outcome), pictures)
 
 
 def index_summary(outcome: IndexOutcome) -> str:
     """Markdown: what an indexing run did."""
     total = outcome.total
-    head = f"**{total.new} new, {total.updated} updated, {total.same} the same, {total.failed} failed**"
-    if total.new + total.updated + total.failed == 0:
+    head = f"**{index_headline(total)}**"
+    if not total.tried:
         return f"{head}\n\nNothing to do: the index was up to date, and nothing was written."
     lines = [
         f"- `{tally.name}` version {'-' if tally.version is None else tally.version}: {tally.new} new, "
@@ -116,6 +124,15 @@ def index_summary(outcome: IndexOutcome) -> str:
         for tally in outcome.collections
     ]
     return "\n".join([head, "", *lines, *_failure_lines(outcome.failures)])
+
+
+def index_headline(total: Tally) -> str:
+    """A run in one line; failures come first, since a run within its failure budget ends as completed."""
+    counts = f"{total.new} new, {total.updated} updated, {total.same} the same, {total.failed} failed"
+    if not total.failed:
+        return counts
+    share = f"All {total.tried}" if total.failed == total.tried else f"{total.failed} of {total.tried}"
+    return f"{share} items tried failed: {counts}"
 
 
 def merge_summary(outcome: MergeOutcome) -> str:
@@ -149,11 +166,11 @@ def safe_key(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "run"
 
 
-def _failure_rows(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+def _failure_rows(failures: Sequence[ItemFailure]) -> list[dict[str, Any]]:
     return [{"item": plain(f.item), "stage": f.stage, "reason": plain(f.reason)} for f in failures]
 
 
-def _failure_lines(failures: Sequence[Failure]) -> list[str]:
+def _failure_lines(failures: Sequence[ItemFailure]) -> list[str]:
     shown = [f"- `{plain(f.item)}` ({f.stage}): {plain(f.reason)}" for f in failures[:20]]
     more = [f"- and {len(failures) - 20} more"] if len(failures) > 20 else []
     return ["", "Failed:", "", *shown, *more] if failures else []
@@ -164,8 +181,8 @@ def _table(key: str, rows: list[dict[str, Any]], description: str) -> None:
         create_table_artifact(rows, key=safe_key(key), description=description)
 
 
-def _publish(key: str, summary: str, pictures: Mapping[str, str]) -> None:
+def _publish(key: str, headline: str, summary: str, pictures: Mapping[str, str]) -> None:
     """The summary with the pictures below it: one page to look at (image artifacts show the address as well)."""
     if is_in_a_run():
         shown = [f"\n\n### {plain(title)}\n\n![{plain(title)}]({address})" for title, address in pictures.items()]
-        create_markdown_artifact("".join([summary, *shown]), key=safe_key(key), description="What this run did")
+        create_markdown_artifact("".join([summary, *shown]), key=safe_key(key), description=headline)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,8 @@ from stacchip_core.errors import InputError
 from stacchip_core.sources.validation import explain, numbered
 
 M = TypeVar("M", bound=BaseModel)
+
+_NOT_YAML = (yaml.YAMLError, ValueError)  # a date such as 2024-02-31 is a ValueError
 
 
 class WarehouseConfig(BaseModel):
@@ -40,7 +42,7 @@ def load_config(model: type[M], path: str | Path, overrides: Sequence[str] = ())
     file = Path(path)
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+    except (OSError, *_NOT_YAML) as err:
         raise InputError(f"{file}: {' '.join(str(err).split())}") from err
     if not isinstance(data, dict):
         raise InputError(f"{file}: expected keys and values, found {type(data).__name__}")
@@ -52,18 +54,24 @@ def load_config(model: type[M], path: str | Path, overrides: Sequence[str] = ())
         raise InputError(f"{file}: {explain(err, model)}") from err
 
 
-def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise InputError(f"--set {override}: expected key=value, or key.key=value")
+def _overridden(data: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """`data` with one value replaced, as `key.key=value` says."""
+    path, _, text = override.partition("=")
     keys = path.split(".")
-    value: Any = yaml.safe_load(text)
-    for position in range(len(keys) - 1, -1, -1):
-        outer = data
-        for key in keys[:position]:
-            inner = outer.get(key) or {}
-            if not isinstance(inner, dict):
-                raise InputError(f"--set {override}: {key!r} holds {inner!r}, not keys and values")
-            outer = inner
-        value = {**outer, keys[position]: value}
-    return dict(value)
+    if "=" not in override or not all(keys):
+        raise InputError(f"--set {override}: expected key=value, or key.key=value")
+    try:
+        return _with(data, keys, yaml.safe_load(text))
+    except _NOT_YAML as err:
+        raise InputError(f"--set {override}: {' '.join(str(err).split())}") from err
+
+
+def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """`data` with `value` at the end of a path of keys."""
+    first, *rest = keys
+    if rest:
+        inner = {} if data.get(first) is None else data[first]
+        if not isinstance(inner, dict):
+            raise ValueError(f"{first!r} holds {inner!r}, not keys and values")
+        value = _with(inner, rest, value)
+    return {**data, first: value}

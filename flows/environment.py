@@ -6,6 +6,7 @@ They must be in the environment before Prefect is imported; what the user has se
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 EPHEMERAL_SERVER = {
@@ -33,3 +34,20 @@ def prepare_environment(*, home: Path | None = None, console_level: str = "CRITI
         os.environ.setdefault(name, value)
     if home is not None:
         Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes only the last folder
+
+
+def start_server() -> None:
+    """Start the server that Prefect brings for runs by hand; where `PREFECT_API_URL` names one, say hello to that.
+
+    A terminal's Ctrl-C goes to the server as well, and a run whose server is gone waits for a minute before it ends.
+    So the server starts, and stays, with that signal blocked; it ends with this process.
+    """
+    from prefect import get_client  # not before the environment is prepared
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        with get_client(sync_client=True) as client:
+            client.hello()
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -9,23 +9,33 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import TaskRunner
+from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.artifacts import Progress, publish_index
+from flows.artifacts import Progress, publish_index, tell
 from flows.config import WarehouseConfig
-from flows.outcome import FAILURES_KEPT, FRESH_KEPT, Failure, IndexOutcome, Tally
-from flows.pictures import index_pictures
-from flows.tasks import index_batch, run_all, run_logger, task_runner
-from stacchip_core import IndexSettings, Storage, Warehouse
+from flows.pictures import drawn, index_pictures
+from flows.results import FRESH_KEPT, IndexOutcome, Tally
+from flows.tasks import (
+    StagedPage,
+    commit_parts,
+    index_batch,
+    open_warehouse,
+    run_all,
+    run_logger,
+    stage_items,
+    task_runner,
+)
+from stacchip_core import IndexSettings, Storage
 from stacchip_core.chips.spec import NAME_PATTERN
 from stacchip_core.errors import StacchipError
 from stacchip_core.sources.catalog import discover
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
 from stacchip_core.sources.validation import numbered
-from stacchip_core.warehouse.batch import BatchResult
-from stacchip_core.warehouse.manifest import Classified, collection_of
-from stacchip_core.warehouse.warehouse import safe_name
+from stacchip_core.warehouse.batch import FAILURES_KEPT, BatchResult, ItemFailure
+from stacchip_core.warehouse.intake import safe_name
+from stacchip_core.warehouse.manifest import collection_of
 
 
 class FailureBudgetError(StacchipError):
@@ -105,13 +115,13 @@ class IndexConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """Items of one collection of a page that are to be indexed, staged in batches."""
+class _Run:
+    """What all pages of a run share."""
 
-    name: str
-    found: Classified
-    batches: tuple[tuple[StagedItem, ...], ...]
-    keys: tuple[str, ...]
+    config: IndexConfig
+    settings: IndexSettings
+    runner: TaskRunner[PrefectConcurrentFuture[Any]]
+    progress: Progress
 
 
 @flow(name="index-items", flow_run_name="index {config.title}", persist_result=False)
@@ -121,111 +131,130 @@ def index_items(config: IndexConfig) -> IndexOutcome:
     Each page of items is committed before the next is looked for, so a run that ends early loses one page at
     most. Items that fail are reported, and tried again by the next run. Nothing new: nothing is written.
     """
-    warehouse = config.warehouse.open(create=True)
+    open_warehouse(config.warehouse)
     progress = Progress(f"index-{config.title}-progress", "Indexing")
-    outcome = IndexOutcome()
+    settings, outcome = config.settings(), IndexOutcome()
     with task_runner(config.max_workers) as runner:
+        run = _Run(config, settings, runner, progress)
+        tell("looking for items")
         for page in discover(config.source):
-            outcome += _index_page(warehouse, config, page, runner=runner, progress=progress)
+            outcome += _index_page(run, page)
             run_logger().info("so far %s", outcome.total)
             if is_over_budget(config, outcome.total):
                 break
+            tell(f"looking for more items, after {outcome.total.found:,}")
     progress.finish()
-    pictures = index_pictures(warehouse, config.settings(), outcome) if config.pictures else {}
+    _warn_of_failures(outcome)
+    pictures = drawn(lambda: index_pictures(config.warehouse.open(), settings, outcome)) if config.pictures else {}
     publish_index(f"index-{config.title}", outcome, pictures)
     _check_budget(config, outcome)
     return outcome
 
 
-def _index_page(
-    warehouse: Warehouse,
-    config: IndexConfig,
-    page: Sequence[StagedItem],
-    *,
-    runner: TaskRunner[PrefectConcurrentFuture[Any]],
-    progress: Progress,
-) -> IndexOutcome:
+def _index_page(run: _Run, page: Sequence[StagedItem]) -> IndexOutcome:
     """Index and commit the items of one page."""
-    groups = _by_name(page, config)
+    groups = _by_name(run, page)
     outcome = _homeless(groups.pop("", []))
-    jobs = [_stage(warehouse, config, name, items) for name, items in groups.items()]
+    staged = [_stage(run, name, items) for name, items in groups.items()]
     arguments = [
-        {"warehouse": config.warehouse, "name": job.name, "staged_key": key, "settings": config.settings()}
-        for job in jobs
-        for key in job.keys
+        {"warehouse": run.config.warehouse, "name": one.name, "staged_key": batch.key, "settings": run.settings}
+        for one in staged
+        for batch in one.batches
     ]
-    results = run_all(runner, index_batch, arguments, lambda done: progress(done, len(arguments), "batches of items"))
-    for job in jobs:
-        own, results = results[: len(job.keys)], results[len(job.keys) :]
-        outcome += _commit(warehouse, config, job, own)
+    total = len(arguments)
+    results = run_all(run.runner, index_batch, arguments, lambda done: run.progress(done, total, "batches of items"))
+    for one in staged:
+        own, results = results[: len(one.batches)], results[len(one.batches) :]
+        outcome += _commit(run, one, own)
     return outcome
 
 
-def _stage(warehouse: Warehouse, config: IndexConfig, name: str, items: Sequence[StagedItem]) -> _Job:
+def _stage(run: _Run, name: str, items: Sequence[StagedItem]) -> StagedPage:
     """Find out which items are new or changed, and stage those."""
-    found = warehouse.classify(name, items, config.settings())
-    todo = (*found.new, *found.updated)
-    size = config.batch_items
-    batches = tuple(todo[start : start + size] for start in range(0, len(todo), size))
-    return _Job(name, found, batches, tuple(warehouse.stage(batch) for batch in batches))
+    tell(f"comparing {len(items):,} items with {name}")
+    return stage_items(run.config.warehouse, name, quote(items), run.settings, batch_items=run.config.batch_items)
 
 
-def _commit(
-    warehouse: Warehouse, config: IndexConfig, job: _Job, results: Sequence[BatchResult | StacchipError]
-) -> IndexOutcome:
+def _commit(run: _Run, staged: StagedPage, results: Sequence[BatchResult | StacchipError]) -> IndexOutcome:
     """Commit what the batches made; a batch that failed as a whole is a failure of each of its items."""
     parts = [result for result in results if not isinstance(result, StacchipError)]
     lost = [
-        Failure(staged.item["id"], "index", str(result))
-        for batch, result in zip(job.batches, results, strict=True)
+        ItemFailure(item, "index", str(result))
+        for batch, result in zip(staged.batches, results, strict=True)
         if isinstance(result, StacchipError)
-        for staged in batch
+        for item in batch.items
     ]
-    commit = warehouse.commit(
-        job.name, [part.part for part in parts], read_version=job.found.version, sources=(config.source.summary(),)
+    tell(f"committing to {staged.name}")
+    commit = commit_parts(
+        run.config.warehouse,
+        staged.name,
+        [part.part for part in parts],
+        read_version=staged.version,
+        sources=(run.config.source.summary(),),
     )
     tally = Tally(
-        name=job.name,
+        name=staged.name,
         version=commit.version,
         new=commit.new,
         updated=commit.updated,
-        same=job.found.same + job.found.older,
+        same=staged.same,
         failed=commit.failed + len(lost),
         chips=commit.chips,
     )
-    known = [Failure(failure.item, failure.stage, failure.reason) for part in parts for failure in part.failures]
-    failed = {failure.item for failure in (*known, *lost)}
-    fresh = [staged.item["id"] for batch in job.batches for staged in batch if staged.item["id"] not in failed]
-    return IndexOutcome((tally,), (*known, *lost)[:FAILURES_KEPT], {job.name: tuple(fresh[:FRESH_KEPT])})
+    failures = (*(failure for part in parts for failure in part.failures), *lost)
+    failed = {failure.item for failure in failures}
+    fresh = [item for batch in staged.batches for item in batch.items if item not in failed]
+    return IndexOutcome((tally,), failures[:FAILURES_KEPT], {staged.name: tuple(fresh[:FRESH_KEPT])})
 
 
-def _by_name(items: Sequence[StagedItem], config: IndexConfig) -> dict[str, list[StagedItem]]:
+def _by_name(run: _Run, items: Sequence[StagedItem]) -> dict[str, list[StagedItem]]:
     """Items by the collection of the warehouse that they go to; those of which it can't be told, under ""."""
     groups: dict[str, list[StagedItem]] = {}
     for staged in items:
-        groups.setdefault(config.name or _name_of(staged, config), []).append(staged)
+        groups.setdefault(run.config.name or _name_of(run, staged), []).append(staged)
     return groups
 
 
-def _name_of(staged: StagedItem, config: IndexConfig) -> str:
+def _name_of(run: _Run, staged: StagedItem) -> str:
     if staged.error is None:
-        return safe_name(collection_of(staged.item, config.settings()))
-    only = config.source.collections[0] if len(config.source.collections) == 1 else ""
-    collection = staged.item.get("collection") or only
+        try:
+            return safe_name(collection_of(staged.item, run.settings))
+        except StacchipError:  # no id that could name a collection: this item's failure, not the run's
+            return ""
+    asked = run.config.source.collections
+    collection = staged.item.get("collection") or (asked[0] if len(asked) == 1 else "")
     return safe_name(collection) if collection else ""
 
 
 def _homeless(items: Sequence[StagedItem]) -> IndexOutcome:
     """Items that could not be read, of no collection that is known: failures of this run alone."""
-    failures = [Failure(str(staged.item.get("id")), "discover", staged.error or "") for staged in items]
+    unnamed = "its collection can't be told; give the run a name"
+    failures = [ItemFailure(str(staged.item.get("id")), "discover", staged.error or unnamed) for staged in items]
     tallies = (Tally("(no collection)", failed=len(items)),) if items else ()
     return IndexOutcome(tallies, tuple(failures[:FAILURES_KEPT]))
 
 
 def is_over_budget(config: IndexConfig, total: Tally) -> bool:
     """Whether more items failed than the run may have failing."""
-    tried = total.new + total.updated + total.failed
-    return total.failed > config.max_failed and total.failed > config.max_failed_share * tried
+    return total.failed > config.max_failed and total.failed > config.max_failed_share * total.tried
+
+
+def _warn_of_failures(outcome: IndexOutcome) -> None:
+    """Say in the run's log what failed: a run within its failure budget ends as completed."""
+    total = outcome.total
+    if not total.failed:
+        return
+    first = outcome.failures[0]
+    how_many = "all of them" if total.failed == total.tried else f"{total.tried - total.failed} were indexed"
+    run_logger().warning(
+        "%d of %d items failed (%s); the first: %s (%s): %s",
+        total.failed,
+        total.tried,
+        how_many,
+        first.item,
+        first.stage,
+        first.reason,
+    )
 
 
 def _check_budget(config: IndexConfig, outcome: IndexOutcome) -> None:
@@ -239,7 +268,7 @@ def _check_budget(config: IndexConfig, outcome: IndexOutcome) -> None:
         return
     first = outcome.failures[0]
     raise FailureBudgetError(
-        f"{total.failed} of {total.new + total.updated + total.failed} items failed, more than max_failed="
+        f"{total.failed} of {total.tried} items failed, more than max_failed="
         f"{config.max_failed} and max_failed_share={config.max_failed_share:g} allow; the others are committed. "
         f"First: {first.item} ({first.stage}): {first.reason}"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.artifacts import publish_merge
+from flows.artifacts import publish_merge, tell
 from flows.config import WarehouseConfig
-from flows.outcome import MergeOutcome
-from flows.pictures import coverage_pictures
+from flows.pictures import drawn, merge_pictures
+from flows.results import MergeOutcome
 from flows.tasks import merge_collections, run_logger
 from stacchip_core.chips.spec import NAME_PATTERN
 from stacchip_core.sources.validation import numbered
@@ -30,19 +30,9 @@ class MergeConfig(BaseModel):
 @flow(name="merge-indexes", flow_run_name="merge {config.name}", persist_result=False)
 def merge_indexes(config: MergeConfig) -> MergeOutcome:
     """Make the next version of a combined index; nothing changed: the present one, and nothing is written."""
-    warehouse = config.warehouse.open()
-    before = warehouse.combined(config.name).version if config.name in warehouse.combined_names() else None
-    number = merge_collections(config.warehouse, config.name, config.collections)
-    version = warehouse.combined(config.name, version=number)
-    outcome = MergeOutcome(
-        name=version.name,
-        version=version.version,
-        sha256=version.sha256,
-        changed=version.version != before,
-        items=version.entry.totals.items,
-        chips=version.count(),
-        sources={str(source["collection"]): int(str(source["version"])) for source in version.sources},
-    )
+    tell("merging")
+    outcome = merge_collections(config.warehouse, config.name, config.collections)
     run_logger().info("%s@%d: %d items, %d chips", outcome.name, outcome.version, outcome.items, outcome.chips)
-    publish_merge(f"merge-{config.name}", outcome, coverage_pictures([version]) if config.pictures else {})
+    pictures = drawn(lambda: merge_pictures(config.warehouse.open(), outcome)) if config.pictures else {}
+    publish_merge(f"merge-{config.name}", outcome, pictures)
     return outcome

@@ -1,30 +1,46 @@
-"""Pictures of what runs made: contact sheets of chips, and where items lie, as addresses that pages show."""
+"""Pictures of what runs made: contact sheets of chips, and maps of where items lie, as addresses that pages show.
+
+They are drawn from the light columns of item rows and from few chips, however many an index holds.
+"""
 
 from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
-from flows.maps import coverage_maps
-from flows.outcome import IndexOutcome
+from flows.results import IndexOutcome, MergeOutcome
+from flows.tasks import run_logger
 from stacchip_core import ChipIndex, Chipper, Dataset, IndexSettings, IndexVersion, Storage, Warehouse
+from stacchip_core.chips.coverage import coverage_map_svg
 from stacchip_core.chips.preview import SheetStyle, contact_sheet
 from stacchip_core.chips.selection import scene_keys
 from stacchip_core.errors import StacchipError
+from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.cog import encode_png
 from stacchip_core.sources.profiles import load_profile
 from stacchip_core.sources.scene import Scene
 
 logger = logging.getLogger(__name__)
 
+Outlines = Mapping[str, Sequence[BaseGeometry]]
+
+OUTLINES_SHOWN = 5000  # items of a map
+PLACES_SHOWN = 5
+WIDE_PX = 860
+SCATTERED = 8.0  # the whole is so many times as wide as its widest place: then places get maps of their own
+
+ITEMS_SHOWN = 12  # items of a collection that chips are taken of
 CHIPS_SHOWN = 12
 CLEAR = 0.25  # chips with larger fractions of nodata or cloud are shown only where there are no others
 PAGE_STYLE = SheetStyle(chip_px=176, columns=4)
@@ -39,50 +55,29 @@ class Sheet:
     text: str
 
 
-def sheet_of_version(
-    version: IndexVersion,
-    *,
-    items: Sequence[str] = (),
-    access: Storage | None = None,
-    local_roots: Sequence[str] = (),
-    style: SheetStyle = ARTIFACT_STYLE,
-) -> Sheet | None:
-    """A few chips of a collection, cut from their scenes; None where there are none, or they can't be read.
+@dataclass(frozen=True, slots=True)
+class PlaceMap:
+    """A map as an SVG element, and what it shows."""
 
-    Args:
-        version: of a collection.
-        items: ids of the items to take chips of; none: any.
-        access: how the items' assets are reached.
-        local_roots: folders below which local assets may be read.
-        style: its look.
-    """
-    filters = pc.field("item_id").isin(list(items)) if items else None
-    columns = ["chip_id", "nodata_fraction", "cloud_fraction"]
-    chosen = _pick(version.dataset().to_table(columns=columns, filter=filters))
-    if not chosen:
-        return None
-    rows = version.dataset().to_table(filter=pc.field("chip_id").isin(chosen)).sort_by("chip_id")
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the pixels for contact sheets are reached."""
+
+    access: Storage = field(default_factory=Storage)
+    local_roots: tuple[str, ...] = ()
+
+
+def drawn(draw: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The pictures that `draw` makes; none where it can't: what a run did is never lost over its pictures."""
     try:
-        scenes = version.scenes(scene_keys(rows))
-        bands = _shown_bands(next(iter(scenes.values())))
-        chipper = Chipper(ChipIndex(rows, scenes, ()), bands, masked=True, storage=access, local_roots=local_roots)
-        chips = [chip for _, chip in chipper]
-    except StacchipError as err:
-        logger.warning("no contact sheet of %s: %s", version.name, err)
-        return None
-    return Sheet(_png(chips, style), f"{len(chips)} chips, shown as {', '.join(bands)}")
-
-
-def sheet_of_dataset(dataset: Dataset, collection: str) -> Sheet | None:
-    """A few chips of one collection of a dataset, as they are in its shards; None where there are none."""
-    places = np.flatnonzero(pc.equal(dataset.chips["collection"], collection).to_numpy())
-    if not len(places):
-        return None
-    chosen = places[_spread(len(places))]
-    chips = [dataset[int(place)] for place in chosen]
-    bands = tuple(chips[0])[:3] if len(chips[0]) >= 3 else tuple(chips[0])[:1]
-    shown = [{band: chip[band] for band in bands} for chip in chips]
-    return Sheet(_png(shown, ARTIFACT_STYLE), f"{len(chips)} chips, shown as {', '.join(bands)}")
+        return draw()
+    except Exception:
+        run_logger().warning("this run's pictures could not be drawn", exc_info=True)
+        return {}
 
 
 def index_pictures(warehouse: Warehouse, settings: IndexSettings, outcome: IndexOutcome) -> dict[str, str]:
@@ -92,20 +87,24 @@ def index_pictures(warehouse: Warehouse, settings: IndexSettings, outcome: Index
         return {}
     versions = [warehouse.collection(tally.name, tally.version) for tally in changed]
     pictures = coverage_pictures(versions)
+    reading = Reading(settings.storage, settings.local_roots)
     for version in versions:
-        sheet = sheet_of_version(
-            version,
-            items=outcome.fresh.get(version.name, ()),
-            access=settings.storage,
-            local_roots=settings.local_roots,
-        )
+        rows = _item_rows(version, settings.spec)
+        fresh = pa.array(outcome.fresh.get(version.name, ()), pa.string())
+        sheet = _sheet(version, rows.filter(pc.is_in(rows["item_id"], fresh)), reading, ARTIFACT_STYLE)
         if sheet:
             pictures[f"New chips of {version.name}"] = png_uri(sheet.png)
     return pictures
 
 
-def dataset_pictures(dataset: Dataset) -> dict[str, str]:
+def merge_pictures(warehouse: Warehouse, outcome: MergeOutcome) -> dict[str, str]:
+    """Where the items of a combined index lie; title -> address."""
+    return coverage_pictures([warehouse.combined(outcome.name, outcome.version)])
+
+
+def dataset_pictures(path: str, storage: Storage) -> dict[str, str]:
     """A contact sheet of each collection of a dataset; title -> address."""
+    dataset = Dataset.open(path, storage)
     sheets = {name: sheet_of_dataset(dataset, name) for name in sorted(dataset.lock.bands)}
     return {f"Chips of {name}": png_uri(sheet.png) for name, sheet in sheets.items() if sheet}
 
@@ -119,6 +118,71 @@ def coverage_pictures(versions: Sequence[IndexVersion]) -> dict[str, str]:
     }
 
 
+def sheet_of_version(version: IndexVersion, reading: Reading, style: SheetStyle = ARTIFACT_STYLE) -> Sheet | None:
+    """A few chips of a collection, cut from their scenes; None where there are none, or they can't be read.
+
+    Of a collection that is indexed at several sizes, chips of the first.
+    """
+    rows = _item_rows(version)
+    if not len(rows):
+        return None
+    size, stride, edge = (rows[name][0].as_py() for name in ("size_px", "stride_px", "edge"))
+    return _sheet(version, _item_rows(version, GridSpec(size, stride, edge)), reading, style)
+
+
+def sheet_of_dataset(dataset: Dataset, collection: str) -> Sheet | None:
+    """A few chips of one collection of a dataset, as they are in its shards; None where there are none."""
+    places = np.flatnonzero(pc.equal(dataset.chips["collection"], collection).to_numpy())
+    if not len(places):
+        return None
+    chosen = places[_spread(len(places), CHIPS_SHOWN)]
+    chips = [dataset[int(place)] for place in chosen]
+    bands = tuple(chips[0])[:3] if len(chips[0]) >= 3 else tuple(chips[0])[:1]
+    shown = [{band: chip[band] for band in bands} for chip in chips]
+    return Sheet(_png(shown, ARTIFACT_STYLE), f"{len(chips)} chips, shown as {', '.join(bands)}")
+
+
+def coverage_maps(versions: Sequence[IndexVersion], *, small_px: int = WIDE_PX) -> list[PlaceMap]:
+    """Maps of the items of some collections, or of a combined index: of all first, then of places far apart.
+
+    Args:
+        versions: whose live items.
+        small_px: width of the maps where there are several.
+    """
+    outlines = outlines_of(versions)
+    places = scattered_places(outlines)
+    if not places:
+        return [PlaceMap("All items", coverage_map_svg(outlines, width_px=WIDE_PX))]
+    details = [
+        PlaceMap(_title(place), coverage_map_svg(_within(outlines, place), width_px=small_px)) for place in places
+    ]
+    return [PlaceMap("All items", coverage_map_svg(outlines, width_px=small_px)), *details]
+
+
+def outlines_of(versions: Sequence[IndexVersion]) -> dict[str, list[BaseGeometry]]:
+    """Boxes around the chips of live items by collection id, sorted; of very many items only some of each."""
+    bounds: dict[str, list[pa.Array]] = {}
+    for version in versions:
+        for name, boxes in _boxes_by_collection(version.items(["key", "item_id", "bbox"])):
+            bounds.setdefault(name, []).append(boxes)
+    shown = OUTLINES_SHOWN // max(len(bounds), 1)
+    return {name: _outlines(pa.concat_arrays(boxes), shown) for name, boxes in sorted(bounds.items())}
+
+
+def scattered_places(outlines: Outlines) -> list[BaseGeometry]:
+    """Boxes around places that are small beside the whole, largest first; none where one map shows all well."""
+    shapes = np.array([one for some in outlines.values() for one in some if not one.is_empty], dtype=object)
+    if not len(shapes):
+        return []
+    west, south, east, north = shapely.bounds(shapes).T
+    margin = np.maximum(east - west, north - south)
+    near = shapely.union_all(shapely.box(west - margin, south - margin, east + margin, north + margin))
+    places = sorted(shapely.get_parts(near), key=lambda place: -place.area)
+    whole = np.ptp([west.min(), east.max()])
+    widest = max(place.bounds[2] - place.bounds[0] for place in places)
+    return places if 1 < len(places) <= PLACES_SHOWN and whole > SCATTERED * widest else []
+
+
 def png_uri(png: bytes) -> str:
     """A PNG as an address that pages show without fetching anything."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -130,18 +194,102 @@ def svg_uri(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
-def _pick(rows: pa.Table) -> list[str]:
-    """Ids of a few chips, spread evenly over all of little nodata and cloud, or over all where there are none."""
+def _boxes_by_collection(rows: pa.Table) -> Iterator[tuple[str, pa.Array]]:
+    """Collection ids of item rows, and the boxes of their items; a key is the collection's id, "/", the item's id."""
+    rows = rows.filter(pc.is_valid(rows["bbox"]))
+    ends = pc.subtract(pc.subtract(pc.utf8_length(rows["key"]), pc.utf8_length(rows["item_id"])), 1)
+    for end in pc.unique(ends).to_pylist():
+        own = rows.filter(pc.equal(ends, end))
+        names = pc.utf8_slice_codeunits(own["key"], 0, end)
+        for name in pc.unique(names).to_pylist():
+            yield name, own.filter(pc.equal(names, name))["bbox"].combine_chunks()
+
+
+def _outlines(boxes: pa.Array, shown: int) -> list[BaseGeometry]:
+    """At most `shown` of the boxes, evenly chosen.
+
+    A box that goes round the world, but is low, is that of an item across the antimeridian. How wide that one is
+    the box doesn't say: it is drawn as wide as it is high.
+    """
+    chosen = boxes.take(pa.array(_spread(len(boxes), shown)))
+    west, south, east, north = (chosen.field(side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax"))
+    outlines = shapely.box(west, south, east, north)
+    height = north - south
+    for place in np.flatnonzero((east - west > 180) & (height < 30)):
+        half, low, high = height[place] / 2, south[place], north[place]
+        sides = [shapely.box(180 - half, low, 180, high), shapely.box(-180, low, -180 + half, high)]
+        outlines[place] = shapely.MultiPolygon(sides)
+    return list(outlines)
+
+
+def _within(outlines: Outlines, place: BaseGeometry) -> dict[str, list[BaseGeometry]]:
+    """Outlines in a place; collections without any keep their turn, and so the others their colours."""
+    return {name: [one for one in some if place.intersects(one)] for name, some in outlines.items()}
+
+
+def _title(place: BaseGeometry) -> str:
+    longitude, latitude = place.centroid.x, place.centroid.y
+    north, east = "N" if latitude >= 0 else "S", "E" if longitude >= 0 else "W"
+    return f"Near {abs(latitude):.1f}° {north}, {abs(longitude):.1f}° {east}"
+
+
+def _item_rows(version: IndexVersion, spec: GridSpec | None = None) -> pa.Table:
+    """Rows of the items of a collection that have chips, with a `spec` of those cut so: where their chips are."""
+    rows = version.items(["item_id", "size_px", "stride_px", "edge", "file", "row_group"])
+    rows = rows.filter(pc.is_valid(rows["file"]))
+    if spec is None:
+        return rows
+    is_cut_so = pc.and_(pc.equal(rows["size_px"], spec.size), pc.equal(rows["stride_px"], spec.stride))
+    return rows.filter(pc.and_(is_cut_so, pc.equal(rows["edge"], spec.edge)))
+
+
+def _sheet(version: IndexVersion, items: pa.Table, reading: Reading, style: SheetStyle) -> Sheet | None:
+    """A few chips of some items of a collection, all of one size, stride and edge."""
+    if not len(items):
+        return None
+    few = items.take(pa.array(_spread(len(items), ITEMS_SHOWN)))
+    spec = GridSpec(*(few[name][0].as_py() for name in ("size_px", "stride_px", "edge")))
+    rows = _pick(_chips_of(version, few))
+    try:
+        scenes = version.scenes(scene_keys(rows), spec)
+        bands = _shown_bands(next(iter(scenes.values())))
+        index = ChipIndex(rows, scenes, (spec,))
+        with Chipper(index, bands, masked=True, storage=reading.access, local_roots=reading.local_roots) as chipper:
+            chips = [chip for _, chip in chipper]
+    except StacchipError as err:
+        logger.warning("no contact sheet of %s: %s", version.name, err)
+        return None
+    return Sheet(_png(chips, style), f"{len(chips)} chips, shown as {', '.join(bands)}")
+
+
+def _chips_of(version: IndexVersion, items: pa.Table) -> pa.Table:
+    """Chips of few items of a collection; of its data files only their row groups are read."""
+    groups: dict[str, list[int]] = {}
+    for row in items.select(["file", "row_group"]).to_pylist():
+        groups.setdefault(row["file"], []).append(row["row_group"])
+    layout = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
+    filesystem = version.store.arrow_filesystem
+    fragments = [
+        layout.make_fragment(version.store.path(file), filesystem, row_groups=sorted(own))
+        for file, own in groups.items()
+    ]
+    return ds.FileSystemDataset(fragments, version.schema, layout, filesystem).to_table()
+
+
+def _pick(rows: pa.Table) -> pa.Table:
+    """A few chips, spread evenly over all of little nodata and cloud, or over all where there are none."""
     nodata = np.nan_to_num(rows["nodata_fraction"].to_numpy().astype(np.float32))
     cloud = np.nan_to_num(rows["cloud_fraction"].to_numpy().astype(np.float32))
-    is_clear = (nodata <= CLEAR) & (cloud <= CLEAR)
-    ids = sorted(rows.filter(pa.array(is_clear)).column("chip_id").to_pylist() or rows["chip_id"].to_pylist())
-    return [ids[place] for place in _spread(len(ids))]
+    clear = rows.filter(pa.array((nodata <= CLEAR) & (cloud <= CLEAR)))
+    ordered = (clear if len(clear) else rows).sort_by("chip_id")
+    return ordered.take(pa.array(_spread(len(ordered), CHIPS_SHOWN)))
 
 
-def _spread(count: int) -> NDArray[np.int64]:
-    """At most `CHIPS_SHOWN` places of `count`, evenly apart."""
-    shown = min(count, CHIPS_SHOWN)
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` places of `count`, evenly apart."""
+    shown = min(count, most)
     return ((np.arange(shown) + 0.5) * count / max(shown, 1)).astype(np.int64)
 
 

@@ -1,9 +1,12 @@
-"""Prefect tasks: thin wrappers that take a key and return small values, and how flows run them."""
+"""Prefect tasks: thin wrappers that take a key and return small values, and how flows run them.
+
+Whatever asks the warehouse for something is a task, so that a store that fails for a while does not end a run.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,17 +20,44 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.config import WarehouseConfig
-from stacchip_core import IndexSettings, Storage
-from stacchip_core.chips.dataset import write_shard
+from flows.results import MaterializeOutcome, MergeOutcome
+from stacchip_core import ChipSpec, Dataset, IndexSettings, Storage, Warehouse
+from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
 from stacchip_core.chips.lock import ShardInfo
-from stacchip_core.errors import StacchipError, TransientError
+from stacchip_core.errors import CommitConflictError, StacchipError, TransientError
+from stacchip_core.sources.item import StagedItem
 from stacchip_core.warehouse.batch import BatchResult
+from stacchip_core.warehouse.commit import Commit
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 R = TypeVar("R")
 
 RETRIES = 3
 RETRY_DELAYS_SECONDS = [2.0, 10.0, 30.0]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """Items written down for one task: the key of their file, and their ids."""
+
+    key: str
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedPage:
+    """Items of a page that are to be indexed for one collection.
+
+    Attributes:
+        name: of the collection in the warehouse.
+        version: of the collection that the items were compared with.
+        same: number of items that are indexed already, as they are or in a later form.
+    """
+
+    name: str
+    version: int
+    same: int
+    batches: tuple[StagedBatch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +68,19 @@ class DatasetAccess:
     storage: Storage
     local_roots: tuple[str, ...] = ()
 
+    def open(self) -> Warehouse:
+        """The warehouse, with the folders that assets may be read from."""
+        return self.warehouse.open(local_roots=self.local_roots)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetTask:
+    """What there is to do for a dataset."""
+
+    chips: int
+    shards: int
+    is_finished: bool
+
 
 def run_logger() -> Logger:
     """The run's logger; outside of a run (`.fn`, tests), a plain one."""
@@ -47,25 +90,56 @@ def run_logger() -> Logger:
         return logging.getLogger("flows")
 
 
-def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task may work later: decided by the class of its error alone."""
-    try:
-        state.result()
-    except TransientError:
-        return True
-    except BaseException:  # whatever else ended the task, repeating it won't mend
+def failed_with(*errors: type[StacchipError]) -> Callable[[Task[..., Any], TaskRun, State[Any]], bool]:
+    """Whether a task failed with one of these errors: Prefect's `retry_condition_fn`."""
+
+    def is_one_of_them(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+        try:
+            state.result()
+        except errors:
+            return True
+        except BaseException:  # whatever else ended the task, repeating it won't mend
+            return False
         return False
-    return False
+
+    return is_one_of_them
 
 
 ON_TRANSIENT_ERRORS: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": RETRY_DELAYS_SECONDS,
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_transient,
+    "retry_condition_fn": failed_with(TransientError),
     "persist_result": False,
     "cache_policy": NO_CACHE,
 }
+ON_LOST_RACES_TOO = {**ON_TRANSIENT_ERRORS, "retry_condition_fn": failed_with(TransientError, CommitConflictError)}
+
+
+@task(name="open-warehouse", **ON_TRANSIENT_ERRORS)
+def open_warehouse(warehouse: WarehouseConfig) -> None:
+    """See to it that there is a warehouse."""
+    warehouse.open(create=True)
+
+
+@task(name="stage", task_run_name="stage {name}", **ON_TRANSIENT_ERRORS)
+def stage_items(
+    warehouse: WarehouseConfig, name: str, items: Sequence[StagedItem], settings: IndexSettings, *, batch_items: int
+) -> StagedPage:
+    """Find out which items are new or changed, and stage those in batches.
+
+    A flow passes `quote(items)`: Prefect looks through all else for futures, for seconds where items are many.
+    """
+    opened = warehouse.open()
+    found = opened.classify(name, items, settings)
+    todo = (*found.new, *found.updated)
+    batches = [todo[start : start + batch_items] for start in range(0, len(todo), batch_items)]
+    return StagedPage(
+        name=name,
+        version=found.version,
+        same=found.same + found.older,
+        batches=tuple(StagedBatch(opened.stage(own), tuple(str(one.item.get("id")) for one in own)) for own in batches),
+    )
 
 
 @task(name="index-batch", task_run_name="index {name}", **ON_TRANSIENT_ERRORS)
@@ -76,11 +150,42 @@ def index_batch(warehouse: WarehouseConfig, name: str, staged_key: str, settings
     return result
 
 
-@task(name="merge", task_run_name="merge {name}", **ON_TRANSIENT_ERRORS)
-def merge_collections(warehouse: WarehouseConfig, name: str, collections: tuple[str, ...]) -> int:
-    """Bring a combined index up to date with its collections; the number of its version then."""
+@task(name="commit", task_run_name="commit {name}", **ON_LOST_RACES_TOO)
+def commit_parts(
+    warehouse: WarehouseConfig,
+    name: str,
+    parts: Sequence[str],
+    *,
+    read_version: int,
+    sources: Iterable[Mapping[str, object]],
+) -> Commit:
+    """Make what batches have left the next version of a collection."""
+    return warehouse.open().commit(name, parts, read_version=read_version, sources=sources)
+
+
+@task(name="merge", task_run_name="merge {name}", **ON_LOST_RACES_TOO)
+def merge_collections(warehouse: WarehouseConfig, name: str, collections: tuple[str, ...]) -> MergeOutcome:
+    """Bring a combined index up to date with its collections."""
     opened = warehouse.open()
-    return opened.merge(name, collections=list(collections) or opened.collections()).version
+    before = opened.combined(name).version if name in opened.combined_names() else None
+    version = opened.merge(name, collections=list(collections) or opened.collections())
+    return MergeOutcome(
+        name=version.name,
+        version=version.version,
+        sha256=version.sha256,
+        changed=version.version != before,
+        items=version.entry.totals.items,
+        chips=version.count(),
+        sources={str(source["collection"]): int(str(source["version"])) for source in version.sources},
+    )
+
+
+@task(name="prepare", task_run_name="prepare {spec.name}", **ON_TRANSIENT_ERRORS)
+def prepare_dataset(access: DatasetAccess, spec: ChipSpec) -> DatasetTask:
+    """Choose the chips of a dataset and their shards, or find out that this was done before."""
+    warehouse = access.open()
+    plan = prepare(warehouse, spec)
+    return DatasetTask(plan.chips, len(plan.shards), is_finished(warehouse, plan.name))
 
 
 @task(name="write-shard", task_run_name="shard {number} of {dataset}", **ON_TRANSIENT_ERRORS)
@@ -88,8 +193,16 @@ def write_one_shard(access: DatasetAccess, dataset: str, number: int) -> ShardIn
     """Cut and write the chips of one shard; chips that can't be read are failures of the shard."""
     context = TaskRunContext.get()
     is_last_try = context is None or context.task_run.run_count > RETRIES
-    warehouse = access.warehouse.open(local_roots=access.local_roots)
-    return write_shard(warehouse, dataset, number, storage=access.storage, is_last_try=is_last_try)
+    return write_shard(access.open(), dataset, number, storage=access.storage, is_last_try=is_last_try)
+
+
+@task(name="finish", task_run_name="finish {dataset}", **ON_TRANSIENT_ERRORS)
+def finish_dataset(access: DatasetAccess, dataset: str, *, changed: bool) -> MaterializeOutcome:
+    """Lock a dataset whose shards are all there; one that is locked is left alone."""
+    warehouse = access.open()
+    finish(warehouse, dataset)
+    path = f"{warehouse.root}/datasets/{dataset}"
+    return MaterializeOutcome.of(Dataset.open(path, access.warehouse.storage), changed=changed)
 
 
 def task_runner(max_workers: int) -> TaskRunner[PrefectConcurrentFuture[Any]]:

@@ -14,7 +14,7 @@ from flows.config import load_config
 from flows.index_items import IndexConfig
 from flows.materialize_chips import MaterializeConfig
 from flows.merge_indexes import MergeConfig
-from stacchip_core import InputError
+from stacchip_core import InputError, Storage
 from tests.data import REPO
 
 CONFIGS: tuple[type[BaseModel], ...] = (IndexConfig, MergeConfig, MaterializeConfig)
@@ -72,9 +72,16 @@ def test_wrong_configuration_files_say_what_is_wrong(tmp_path: Path) -> None:
     assert "found 8" in message(whole, "chip_size=8")
     assert "key=value" in message(whole, "chip_size")
     assert "not keys and values" in message(whole, "chip_size.x=1", "chip_size.x.y=1")
+    assert "--set name=[1: " in message(whole, "name=[1")
+    assert "--set source.datetime=2024-02-31: day is out of range" in message(whole, "source.datetime=2024-02-31")
+    assert "--set warehouse..root=x: expected" in message(whole, "warehouse..root=x")
+    assert "'chip_size' holds 0, not keys" in message(f"{whole}chip_size: 0\n", "chip_size.x=1")
+    assert "index.yaml: day is out of range" in message("name: 2024-02-31")
     path.write_text(whole)
     changed = load_config(IndexConfig, path, ["source.max_items=3", "source.datetime=2024-05-01", "name=s2"])
     assert (changed.source.max_items, changed.source.datetime, changed.name) == (3, "2024-05-01", "s2")
+    deep = load_config(IndexConfig, path, ["warehouse.storage.region=us-west-2", "warehouse.storage.anonymous=true"])
+    assert (deep.warehouse.root, deep.warehouse.storage) == ("w", Storage(region="us-west-2", anonymous=True))
     with pytest.raises(InputError, match=r"nothing\.yaml"):
         load_config(IndexConfig, tmp_path / "nothing.yaml")
 

@@ -9,18 +9,22 @@ from typing import Any
 
 import fsspec
 import pytest
+from prefect.tasks import Task
 
+from flows import pictures, tasks
+from flows.artifacts import index_summary
 from flows.config import WarehouseConfig
 from flows.index_items import FailureBudgetError, IndexConfig, index_items, is_over_budget
 from flows.materialize_chips import MaterializeConfig, materialize_chips
 from flows.merge_indexes import MergeConfig, merge_indexes
-from flows.outcome import Failure, IndexOutcome, Tally
-from flows.tasks import index_batch, is_transient
+from flows.results import IndexOutcome, Tally
+from flows.tasks import commit_parts, failed_with, index_batch
 from stacchip_core import ChipSpec, InputError, Storage, Warehouse
 from stacchip_core.chips.spec import BandChoice
-from stacchip_core.errors import TransientStoreError
+from stacchip_core.errors import CommitConflictError, StacchipError, TransientError, TransientStoreError
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
+from stacchip_core.warehouse.batch import ItemFailure
 from tests.scenes import landsat_l2_scene, sentinel2_scene, write_catalog
 
 server = pytest.mark.server
@@ -30,7 +34,7 @@ server = pytest.mark.server
 
 
 def test_tallies_add_up() -> None:
-    one = IndexOutcome((Tally("a", 1, new=2, chips=8),), (Failure("x", "read", "gone"),), {"a": ("i",)})
+    one = IndexOutcome((Tally("a", 1, new=2, chips=8),), (ItemFailure("x", "read", "gone"),), {"a": ("i",)})
     two = IndexOutcome((Tally("a", 2, updated=1, chips=4), Tally("b", 1, same=5)), (), {"a": ("j",), "b": ("k",)})
     both = one + two
     assert both.collections == (Tally("a", 2, new=2, updated=1, chips=12), Tally("b", 1, same=5))
@@ -45,16 +49,31 @@ def test_the_failure_budget_is_a_number_and_a_share(failed: int, new: int, over:
     assert is_over_budget(config, Tally("all", new=new, failed=failed)) is over
 
 
-def test_only_transient_errors_are_tried_again() -> None:
+@pytest.mark.parametrize(
+    ("error", "is_repeated", "is_repeated_at_commit"),
+    [
+        (TransientStoreError("busy"), True, True),
+        (CommitConflictError("lost"), False, True),
+        (InputError("wrong"), False, False),
+        (KeyError("x"), False, False),
+        (KeyboardInterrupt(), False, False),
+    ],
+)
+def test_tasks_are_tried_again_by_the_class_of_their_error(
+    error: BaseException, is_repeated: bool, is_repeated_at_commit: bool
+) -> None:
     class Failed:
-        def __init__(self, error: BaseException) -> None:
-            self.error = error
-
         def result(self) -> None:
-            raise self.error
+            raise error
 
-    for error, expected in ((TransientStoreError("busy"), True), (InputError("wrong"), False), (KeyError("x"), False)):
-        assert is_transient(None, None, Failed(error)) is expected  # type: ignore[arg-type]
+    def repeats(*errors: type[StacchipError]) -> bool:
+        state: Any = Failed()
+        unused: Any = None
+        return failed_with(*errors)(unused, unused, state)
+
+    assert repeats(TransientError) is is_repeated
+    assert repeats(TransientError, CommitConflictError) is is_repeated_at_commit
+    assert commit_parts.retry_condition_fn is not index_batch.retry_condition_fn
 
 
 def test_a_task_body_runs_without_prefect(tmp_path: Path) -> None:
@@ -198,25 +217,101 @@ def test_items_that_fail_are_reported_and_the_others_committed(tmp_path: Path, c
         index_items(config.model_copy(update={"max_failed": 0}))
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries without waiting."""
+    for task in vars(tasks).values():
+        if isinstance(task, Task):
+            monkeypatch.setattr(task, "retry_delay_seconds", [0.01] * 3)
+
+
+def _failing_first(real: Any, calls: list[str], *more: StacchipError) -> Any:
+    """`real`, but its first call fails, and so do the next with errors of their own."""
+    coming = iter((TransientStoreError("503: the store is busy"), *more))
+
+    def flaky(*args: Any, **more: Any) -> Any:
+        calls.append(real.__name__)
+        if error := next(coming, None):
+            raise error
+        return real(*args, **more)
+
+    return flaky
+
+
+def _counted(real: Any, calls: list[str]) -> Any:
+    def counting(*args: Any) -> Any:
+        calls.append(real.__name__)
+        return real(*args)
+
+    return counting
+
+
 @server
-@pytest.mark.usefixtures("prefect_server")
-def test_a_store_that_fails_for_a_while_is_tried_again(
+@pytest.mark.usefixtures("prefect_server", "at_once")
+def test_a_store_that_fails_for_a_while_is_tried_again_at_every_step(
     tmp_path: Path, catalog: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    real = Warehouse.index_batch
+    for step in ("classify", "stage", "index_batch", "merge"):
+        monkeypatch.setattr(Warehouse, step, _failing_first(getattr(Warehouse, step), calls))
+    lost = CommitConflictError("lost too many races")
+    monkeypatch.setattr(Warehouse, "commit", _failing_first(Warehouse.commit, calls, lost))
+    for step in ("prepare", "write_shard", "finish"):
+        monkeypatch.setattr(tasks, step, _failing_first(getattr(tasks, step), calls))
+    config = _config(tmp_path / "w", Source(url=str(catalog), collections=("sentinel-2-l2a",)))
+    monkeypatch.setattr(WarehouseConfig, "open", _failing_first(WarehouseConfig.open, calls))
 
-    def flaky(self: Warehouse, name: str, staged_key: str, settings: Any) -> Any:
-        calls.append(staged_key)
-        if calls.count(staged_key) < 3:
-            raise TransientStoreError("the store is busy")
-        return real(self, name, staged_key, settings)
+    outcome = index_items(config)
+    assert (outcome.total.new, outcome.total.failed) == (2, 0)
+    assert merge_indexes(MergeConfig(warehouse=config.warehouse, name="all")).items == 2
+    made = materialize_chips(
+        MaterializeConfig(warehouse=config.warehouse, spec=_spec(), local_roots=(str(catalog.parent),), max_workers=1)
+    )
+    assert (made.chips, made.failed) == (7, 0)
+    expected = {"classify": 3, "stage": 2, "index_batch": 2, "commit": 3, "merge": 2, "prepare": 2, "finish": 2}
+    assert {step: calls.count(step) for step in expected} == expected
 
-    monkeypatch.setattr(Warehouse, "index_batch", flaky)
-    monkeypatch.setattr(index_batch, "retry_delay_seconds", [0.01] * 3)
-    outcome = index_items(_config(tmp_path / "w", Source(url=str(catalog))))
-    assert (outcome.total.new, outcome.total.failed) == (3, 0)
-    assert sorted(calls.count(key) for key in set(calls)) == [3, 3]
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_the_folders_of_a_source_are_looked_up_once_in_a_run(
+    tmp_path: Path, catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    monkeypatch.setattr(IndexConfig, "settings", _counted(IndexConfig.settings, looks))
+    index_items(_config(tmp_path / "w", Source(url=str(catalog))))
+    assert looks == ["settings"]
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_in_which_all_failed_says_so(tmp_path: Path, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (catalog.parent / "S2B_32TMT_2024-06-15" / "scl.tif").write_text("<html>not found</html>")
+    (catalog.parent / "S2B_32TMT_2024-06-25" / "scl.tif").write_text("<html>not found</html>")
+    config = _config(tmp_path / "w", Source(url=str(catalog), collections=("sentinel-2-l2a",)))
+    outcome = index_items(config)
+    assert (outcome.total.new, outcome.total.failed) == (0, 2)
+    assert index_summary(outcome).startswith("**All 2 items tried failed: 0 new")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(text.startswith("2 of 2 items failed (all of them); the first: S2B_32TMT_2024-06") for text in warnings)
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_a_picture_that_can_not_be_drawn_is_a_warning(
+    tmp_path: Path, catalog: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("nothing to draw")
+
+    for name in ("coverage_pictures", "sheet_of_dataset"):
+        monkeypatch.setattr(pictures, name, broken)
+    config = _config(tmp_path / "w", Source(url=str(catalog)))
+    assert index_items(config).total.new == 3
+    assert merge_indexes(MergeConfig(warehouse=config.warehouse, name="all")).changed
+    roots = (str(catalog.parent),)
+    assert materialize_chips(MaterializeConfig(warehouse=config.warehouse, spec=_spec(), local_roots=roots)).chips == 7
+    assert sum("pictures could not be drawn" in record.getMessage() for record in caplog.records) == 3
 
 
 @server

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,12 +49,38 @@ def test_a_run_that_fails_says_why_without_a_traceback(config: Path, capfd: pyte
     assert "Traceback" not in shown
 
 
+@pytest.mark.server
+def test_ctrl_c_ends_a_run_at_once(config: Path) -> None:
+    """A terminal sends it to every process of the run's group, and so to Prefect's own server too."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(120)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        command = [sys.executable, "-m", "flows", "index", "--config", str(config), "--set", f"source.url={url}"]
+        run = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            connection, _ = silent.accept()  # the run waits for an answer that never comes
+            with connection:
+                os.killpg(run.pid, signal.SIGINT)
+                _, shown = run.communicate(timeout=30)
+        finally:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+                run.communicate()
+    assert run.returncode == 130, shown
+    assert "interrupted" in shown
+    assert "Traceback" not in shown
+
+
 def test_wrong_input_is_named_in_one_line(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["index", "--config", str(config), "--set", "chip_sise=128"]) == 2
     shown = capfd.readouterr().err
     assert "did you mean 'chip_size'?" in " ".join(shown.split())
     assert "Traceback" not in shown
     assert main(["index", "--config", "nothing.yaml"]) == 2
+    assert main(["index", "--config", str(config), "--set", "name=[1"]) == 2
+    shown = capfd.readouterr().err
+    assert "--set name=[1" in shown
+    assert "Traceback" not in shown
 
 
 def test_the_command_line_starts_without_loading_prefect() -> None:

@@ -11,10 +11,8 @@ import pytest
 import shapely
 from markupsafe import Markup
 
-from flows.charts import BINS, Histogram, histogram_svg
-from flows.maps import scattered_places
-from flows.outcome import Failure
-from flows.report import (
+from flows.demo.charts import BINS, Histogram, histogram_svg
+from flows.demo.report import (
     CollectionCard,
     CombinedRow,
     Fact,
@@ -26,6 +24,8 @@ from flows.report import (
     size_text,
     write_report,
 )
+from flows.pictures import scattered_places
+from stacchip_core.warehouse.batch import ItemFailure
 
 EVIL = '<script>alert("x")</script>'
 
@@ -50,7 +50,7 @@ def whole_report() -> Report:
         maps=(MapCard("All", Markup("<svg id='map'></svg>")),),
         collections=(card(EVIL), card("naip")),
         combined=(CombinedRow("world", 3, "a" * 64, "naip@2", 17, 833, 9, 166_300),),
-        failures=(Failure(EVIL, "read", EVIL),),
+        failures=(ItemFailure(EVIL, "read", EVIL),),
         snippet=EVIL,
         footer="end",
     )

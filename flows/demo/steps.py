@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from markupsafe import Markup
-from prefect import get_client
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,14 +19,15 @@ from rich.table import Table
 from flows.artifacts import PROGRESS_LISTENER
 from flows.config import WarehouseConfig
 from flows.demo.places import LATER_PASS
+from flows.demo.report import DatasetCard, Figure, MapCard, Report, Step, write_report
 from flows.demo.scenes import add_scene, build_demo
+from flows.demo.survey import collection_cards, combined_rows
+from flows.environment import start_server
 from flows.index_items import IndexConfig, index_items
-from flows.maps import coverage_maps
 from flows.materialize_chips import MaterializeConfig, materialize_chips
 from flows.merge_indexes import MergeConfig, merge_indexes
-from flows.outcome import IndexOutcome, MaterializeOutcome, MergeOutcome
-from flows.report import DatasetCard, Figure, MapCard, Report, Step, write_report
-from flows.survey import Reading, collection_cards, combined_rows
+from flows.pictures import Reading, coverage_maps
+from flows.results import IndexOutcome, MaterializeOutcome, MergeOutcome
 from stacchip_core import Dataset, Warehouse
 from stacchip_core.chips.spec import BandChoice, ChipSpec
 from stacchip_core.errors import StacchipError
@@ -152,8 +152,8 @@ def _add_scene(demo: Demo) -> None:
 def _start_server(demo: Demo) -> None:
     begun = time.monotonic()
     title = "Start Prefect's own server (its first start takes half a minute)"
-    with demo.working(title), get_client(sync_client=True) as client:
-        client.hello()
+    with demo.working(title):
+        start_server()
     demo.say("Start Prefect's own server", "ephemeral, SQLite", time.monotonic() - begun)
 
 
@@ -243,7 +243,7 @@ def _materialize(demo: Demo) -> MaterializeOutcome:
 @contextmanager
 def listening(at: Callable[[str], None]) -> Iterator[None]:
     """While in the block, flows of this process tell their progress to `at`."""
-    token = PROGRESS_LISTENER.set(lambda done, total, what: at(f"{done} of {total} {what}"))
+    token = PROGRESS_LISTENER.set(at)
     try:
         yield
     finally:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-FAILURES_KEPT = 200  # named in a run's outcome and artifacts; all of them are counted
+from stacchip_core import Dataset
+from stacchip_core.warehouse.batch import FAILURES_KEPT, ItemFailure
+
 FRESH_KEPT = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An item that could not be indexed, and why."""
-
-    item: str
-    stage: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +29,16 @@ class Tally:
     failed: int = 0
     chips: int = 0
 
+    @property
+    def tried(self) -> int:
+        """Items that were not the same as before."""
+        return self.new + self.updated + self.failed
+
+    @property
+    def found(self) -> int:
+        """All items."""
+        return self.tried + self.same
+
     def __add__(self, later: Tally) -> Tally:
         """Both together; the version is that of the later one."""
         return Tally(
@@ -55,12 +58,12 @@ class IndexOutcome:
 
     Attributes:
         collections: one tally each, by name.
-        failures: the first `FAILURES_KEPT`.
-        fresh: keys of the first `FRESH_KEPT` new or updated items of each collection, to show pictures of.
+        failures: the first `FAILURES_KEPT`; all of them are counted.
+        fresh: ids of the first `FRESH_KEPT` new or updated items of each collection, to show pictures of.
     """
 
     collections: tuple[Tally, ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[ItemFailure, ...] = ()
     fresh: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -107,10 +110,10 @@ class MaterializeOutcome:
     """A chip dataset after materializing.
 
     Attributes:
-        path: key of the dataset in its warehouse.
+        path: of the dataset's folder, whole: local, or a URL.
         index: version it was made of, `<name>@<version>`.
         changed: whether this run finished it; else it was there already.
-        failed: chips that could not be read, the first of them in `failures`.
+        failed: chips that could not be read; `failures` names the first of them, by chip id.
     """
 
     name: str
@@ -121,4 +124,22 @@ class MaterializeOutcome:
     shards: int
     size_bytes: int
     failed: int
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[ItemFailure, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset, *, changed: bool) -> MaterializeOutcome:
+        """What the lock of a dataset says."""
+        lock = dataset.lock
+        written = [shard for shard in lock.shards if shard.key is not None]
+        first = dataset.failures.select(["chip_id", "reason"]).slice(0, FAILURES_KEPT).to_pylist()
+        return cls(
+            name=lock.name,
+            path=dataset.path,
+            index=str(lock.index),
+            changed=changed,
+            chips=lock.chips,
+            shards=len(written),
+            size_bytes=sum(shard.size for shard in written),
+            failed=lock.failures,
+            failures=tuple(ItemFailure(row["chip_id"], "read", row["reason"]) for row in first),
+        )

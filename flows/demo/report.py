@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from flows.charts import Histogram, histogram_svg
-from flows.outcome import Failure
+from flows.demo.charts import Histogram, histogram_svg
 from stacchip_core.chips.lock import DatasetLock, ShardInfo
+from stacchip_core.warehouse.batch import ItemFailure
 
 SHARDS_SHOWN = 12
 
@@ -156,7 +156,7 @@ class Report:
     collections: tuple[CollectionCard, ...] = ()
     combined: tuple[CombinedRow, ...] = ()
     dataset: DatasetCard | None = None
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[ItemFailure, ...] = ()
     snippet: str = ""
     footer: str = ""
 
@@ -164,7 +164,7 @@ class Report:
 def render(report: Report) -> str:
     """The page as HTML; text from outside is escaped, and nothing is fetched from anywhere."""
     environment = Environment(
-        loader=PackageLoader("flows"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("flows.demo"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("report.html.j2").render(report=report)
 

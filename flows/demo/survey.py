@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.charts import Histogram
-from flows.pictures import PAGE_STYLE, png_uri, sheet_of_version
-from flows.report import CollectionCard, CombinedRow
-from stacchip_core import IndexVersion, Storage, Warehouse
+from flows.demo.charts import Histogram
+from flows.demo.report import CollectionCard, CombinedRow
+from flows.pictures import PAGE_STYLE, Reading, png_uri, sheet_of_version
+from stacchip_core import IndexVersion, Warehouse
 
 VERSIONS_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How the pixels for contact sheets are reached."""
-
-    access: Storage = field(default_factory=Storage)
-    local_roots: tuple[str, ...] = ()
 
 
 def collection_cards(warehouse: Warehouse, reading: Reading) -> tuple[CollectionCard, ...]:
@@ -32,7 +22,7 @@ def collection_card(version: IndexVersion, reading: Reading) -> CollectionCard:
     """Counts, fractions and a contact sheet of a collection."""
     columns = ["datetime", "gsd_m", "nodata_fraction", "cloud_fraction"]
     chips = version.dataset().to_table(columns=columns)
-    sheet = sheet_of_version(version, access=reading.access, local_roots=reading.local_roots, style=PAGE_STYLE)
+    sheet = sheet_of_version(version, reading, PAGE_STYLE)
     return CollectionCard(
         name=version.name,
         items=version.entry.totals.items,
