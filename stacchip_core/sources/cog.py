@@ -28,16 +28,14 @@ from stacchip_core.errors import HrefRefusedError, InputError, ReadError, Transi
 from stacchip_core.sources.access import DEFAULT_STORAGE, Storage, is_remote, locate, unsigned_href
 from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE, Grid, Window, canonical_crs, is_on_earth
 
-# A raster without georeferencing is told by its header (grid None), not by a warning per file; that of nodata and alpha
-# the former counts is GDAL's rule, and ours.
+# No warning per file: a missing grid is told by the header, and of nodata and alpha the former counts, here as in GDAL.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 warnings.filterwarnings("ignore", category=NodataShadowWarning)
 
 # One block is decoded whole, whatever window is asked for: a 29 984 px deflate tile cost 947 MiB for 10 x 40 pixels.
 MAX_BLOCK_BYTES = 256 * 2**20
 
-# GDAL configuration for cloud optimized files: no directory listing, no sidecar files, the header in one request,
-# bounded waits. Sources: GDAL "Configuration options", cogeo.org developers guide.
+# No listing, no sidecars, bounded waits. Sources: GDAL's "Configuration options", cogeo.org's developers guide.
 _OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
@@ -46,28 +44,24 @@ _OPTIONS = {
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
-    # Forget a server's answers when its file is closed: GDAL else repeats an old 503, or the pixels of a file replaced
-    # since, for as long as the process lives. Costs one more HEAD request per open.
+    # Forget answers with the file: GDAL else repeats an old 503, or a replaced file's pixels; one HEAD more per open.
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/",
 }
 
-# Decoded blocks that GDAL keeps while we read: a row of 1024 px blocks of four Sentinel-2 scenes, all bands.
-# GDAL's own default is a twentieth of the machine's memory, in each process; the environment variable of the same
-# name goes first.
+# Decoded blocks that GDAL keeps while we read: a row of 1024 px blocks of four Sentinel-2 scenes. Its own default is a
+# twentieth of the machine's memory, in each process; the environment variable GDAL_CACHEMAX goes first.
 _CACHE_BYTES = 512 * 2**20
 
 # What GDAL says when the network or the server, not the file, was at fault.
 _TRANSIENT = re.compile(
     r"(?:response_code|HTTP response code)\D{0,5}(?:408|429|5\d\d)|timed? ?out|Couldn't connect|Could not connect"
-    r"|Could not resolve|Connection (?:reset|refused)|Recv failure|Empty reply"
-    r"|got \d+ bytes, expected",  # no word of the server's answer: cut off, or the file is; trying again tells
+    r"|Could not resolve|Connection (?:reset|refused)|Recv failure|Empty reply|got \d+ bytes, expected",
     re.IGNORECASE,
 )
 
 RESAMPLINGS = tuple(method.name for method in Resampling if method.name != "gauss")
 # The methods that only ever give values which are in the source: others would make classes up.
 CLASS_RESAMPLINGS = ("nearest", "mode", "max", "min", "med", "q1", "q3")
-
 # How far GDAL may stray when it interpolates between transformed points; rasterio 1.4 fails on its documented 0.
 _WARP_TOLERANCE_PX = 0.001
 
