@@ -7,6 +7,7 @@ or tables they don't touch.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from stacchip_core.errors import (
@@ -103,6 +104,8 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
+    if name == "__version__":
+        return version("stacchip-core")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

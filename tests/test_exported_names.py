@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,7 @@ def test_unknown_name_is_an_attribute_error_that_lists_what_there_is() -> None:
         _ = stacchip_core.Chiper
     with pytest.raises(ImportError):
         importlib.import_module("stacchip_core.no_such_module")
+
+
+def test_the_package_says_its_version() -> None:
+    assert stacchip_core.__version__ == version("stacchip-core")

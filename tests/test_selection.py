@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacchip_core import SpecError
+from stacchip_core import CorruptWarehouseError, SpecError, select
 from stacchip_core.chips import selection
 from stacchip_core.chips.conditions import conditions
 from stacchip_core.chips.selection import check_bands, check_settings, draw, keyed_hashes, scene_keys
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene, SceneAsset
+from tests import warehouses
 from tests.chip_rows import COLLECTIONS, ROWS, START, TABLE, drawn, outline, spec, table_of
 
 
@@ -163,3 +165,16 @@ def test_an_area_between_outlines_says_so() -> None:
     assert drawn(table_of(rows), wanted) == []
     text = selection._explain_empty(ds.dataset(table_of(rows)), conditions(wanted, COLLECTIONS), wanted, "global@3")
     assert "no chip's outline meets the area" in text
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
+def test_a_damaged_data_file_is_a_named_error_and_never_rows(tmp_path: Path, damage: str) -> None:
+    warehouse = warehouses.made(tmp_path, tmp_path / "warehouse", [warehouses.scenes(tmp_path)[0]])
+    path = tmp_path / "warehouse" / warehouse.combined("global").files[0].path
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-40] if damage == "cut" else content[:400] + bytes(40) + content[440:])
+    with pytest.raises(CorruptWarehouseError, match=r"global@1 is (damaged|named by the log and is not there)"):
+        select(warehouse, warehouses.spec())

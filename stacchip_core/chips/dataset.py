@@ -48,7 +48,13 @@ def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None
         for number in range(len(plan.shards)):
             write_shard(warehouse, spec.name, number, storage=storage)
             logger.info("dataset %r: shard %d of %d", spec.name, number + 1, len(plan.shards))
-    finish(warehouse, spec.name)
+    lock = finish(warehouse, spec.name)
+    if lock.failures:
+        logger.warning(
+            "dataset %r: %d of its chips could not be read; `failures` lists them with the reasons, and they are not "
+            "tried again under this name",
+            *(spec.name, lock.failures),
+        )
     return Dataset.open(f"{warehouse.root}/datasets/{spec.name}", warehouse.storage)
 
 

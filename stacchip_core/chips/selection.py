@@ -19,6 +19,7 @@ from stacchip_core.errors import SpecError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene
+from stacchip_core.warehouse.files import naming
 from stacchip_core.warehouse.version import IndexVersion
 from stacchip_core.warehouse.warehouse import Warehouse
 
@@ -38,6 +39,7 @@ def select(warehouse: Warehouse, spec: ChipSpec) -> ChipIndex:
     Raises:
         VersionNotFoundError: no such index or version.
         SpecError: asks for what the index does not hold (lists what it holds), or leaves no chip.
+        CorruptWarehouseError: a data file is missing or damaged.
     """
     version = warehouse.combined(spec.index, spec.version)
     return select_from(version, spec, local_roots=tuple(warehouse.local_roots))
@@ -49,7 +51,8 @@ def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str
     collections = check_settings(version.grids(), spec, index)
     wanted = conditions(spec, collections)
     dataset = version.dataset()
-    table = draw(dataset, wanted, spec)
+    with naming(version.store, f"the data of {index}"):
+        table = draw(dataset, wanted, spec)
     if table.num_rows == 0:
         raise SpecError(f"chip spec {spec.name!r}: {_explain_empty(dataset, wanted, spec, index)}")
     keys = scene_keys(table)
