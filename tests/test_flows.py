@@ -340,15 +340,15 @@ def test_a_batch_that_fails_for_good_is_a_failure_of_its_items(
 def test_runs_leave_artifacts_to_look_at(tmp_path: Path, catalog: Path) -> None:
     from prefect.client.orchestration import get_client
 
-    config = _config(tmp_path / "w", Source(url=str(catalog), collections=("sentinel-2-l2a",)))
+    config = _config(tmp_path / "w", Source(url=str(catalog), collections=("sentinel-2-l2a",)), name="looked-at")
     index_items(config)
     merge_indexes(MergeConfig(warehouse=config.warehouse, name="artifacts"))
     with get_client(sync_client=True) as client:
         found = {artifact.key: artifact for artifact in client.read_artifacts(limit=200)}
-    key = "index-sentinel-2-l2a"
+    key = "index-looked-at"  # of this run alone: the server is shared by all tests
     assert {key, f"{key}-items", f"{key}-progress", "merge-artifacts", "merge-artifacts-sources"} <= set(found)
     page = str(found[key].data)
     assert "2 new, 0 updated" in page
     assert "![Coverage](data:image/svg+xml;base64," in page
-    assert "![New chips of sentinel-2-l2a](data:image/png;base64," in page
+    assert "![New chips of looked-at](data:image/png;base64," in page
     assert found[f"{key}-progress"].data == 100
