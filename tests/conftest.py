@@ -20,7 +20,7 @@ prepare_environment(home=REPO / ".cache" / "prefect")
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """A Prefect server of this session's own; its start takes some 20 seconds."""
+    """A Prefect server for this test run alone; its start takes some 20 seconds."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
@@ -29,7 +29,7 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """URL of an S3 server of this session's own (moto's) on 127.0.0.1; its credentials are in the environment."""
+    """URL of an S3 server (moto's) for this test run alone, on 127.0.0.1; its credentials are in the environment."""
     from moto.server import ThreadedMotoServer
 
     with pytest.MonkeyPatch.context() as environment:
