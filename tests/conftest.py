@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from flows.environment import prepare_environment
 from tests.data import REPO
+from tests.s3_fake import CREDENTIALS, S3Fake
 
 # A shared machine may stand still for a second: how long an example takes says nothing about the law under test.
 settings.register_profile("untimed", deadline=None)
@@ -28,20 +29,34 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
+def s3_credentials() -> Iterator[None]:
+    """Credentials that every S3 server of the tests takes, in the environment."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(s3_credentials: None) -> Iterator[str]:
     """URL of an S3 server (moto's) for this test run alone, on 127.0.0.1; its credentials are in the environment."""
     from moto.server import ThreadedMotoServer
 
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", "testing"),
-            ("AWS_SECRET_ACCESS_KEY", "testing"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ):
-            environment.setenv(name, value)
-        server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-        server.stop()
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _s3_fake(s3_credentials: None) -> Iterator[S3Fake]:
+    with S3Fake() as fake:
+        yield fake
+
+
+@pytest.fixture
+def s3_fake(_s3_fake: S3Fake) -> S3Fake:
+    """An S3 server with a lock and faults, empty; its credentials are in the environment. It starts in milliseconds."""
+    _s3_fake.clear()
+    return _s3_fake

@@ -7,7 +7,7 @@ import errno
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from stacchip_core.warehouse.outcome import Outcome, explain, outcome_of
+from stacchip_core.warehouse.outcome import Outcome, explain, is_past_the_end, outcome_of
 
 
 def answered(status: int, code: str) -> ClientError:
@@ -61,6 +61,12 @@ class Http(Exception):
 )
 def test_an_answer_counts_before_a_class(error: Exception, outcome: Outcome) -> None:
     assert outcome_of(error) is outcome
+
+
+def test_a_range_past_the_end_is_known_by_its_status() -> None:
+    assert is_past_the_end(wrapped(OSError(errno.EINVAL, "x"), answered(416, "InvalidRange")))
+    assert is_past_the_end(Http(code=416))
+    assert not is_past_the_end(wrapped(OSError(errno.EINVAL, "x"), answered(412, "PreconditionFailed")))
 
 
 def test_explanations_start_with_the_answer() -> None:

@@ -54,6 +54,11 @@ def outcome_of(error: BaseException) -> Outcome:
     return _by_class(error)
 
 
+def is_past_the_end(error: BaseException) -> bool:
+    """Whether a range was asked for that begins where the object has ended."""
+    return any(_http_answer(link)[0] == 416 for link in _chain(error))
+
+
 def explain(error: BaseException) -> str:
     """The server's status and code where there are any, then the message, on one line."""
     answers = [_http_answer(link) for link in _chain(error)]

@@ -1,37 +1,25 @@
-"""Object storage: the only door to it. Keys are relative to a root; an object is whole or not there."""
+"""Object storage: the only door to it."""
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
 import threading
-import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
-from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from stacchip_core.errors import (
-    InputError,
-    ObjectExistsError,
-    ObjectNotFoundError,
-    StoreError,
-    TransientStoreError,
-    UnsafeStoreError,
-)
+from stacchip_core.errors import InputError
 from stacchip_core.sources.access import Storage
-from stacchip_core.warehouse.outcome import Outcome, explain, outcome_of
+from stacchip_core.warehouse.contract import STAGING, Listed, Store, listed
+from stacchip_core.warehouse.disk import LocalStore
+from stacchip_core.warehouse.outcome import is_past_the_end
 
-STAGING = "_staging"  # unpublished bytes: parts, temporary files, probes; nothing here is ever authority
-_SEGMENT = r"[^/\\\x00-\x1f\x7f]+"
+__all__ = ["STAGING", "Listed", "LocalStore", "MemoryStore", "ObjectStore", "S3Store", "Store", "open_store"]
+
 # s3fs: listings are never remembered, and pyarrow asks for the ranges it wants, so reading ahead of it would fetch
 # megabytes for a footer. botocore's attempts and s3fs's multiply: by default a server that never answers was waited
 # for more than ten minutes, with these two minutes.
@@ -43,270 +31,75 @@ _S3_OPTIONS = {
 }
 _CACHELESS = {"use_listings_cache": False}
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS, "gs": _CACHELESS, "az": _CACHELESS}
-_Texts = list[str]  # `Store.list` hides the built-in where the class is defined
-_KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
-
-
-class Store(ABC):
-    """Objects below one root, on whatever storage.
-
-    Nothing here deletes: an error handler that removes what it wrote can remove what was committed.
-
-    Attributes:
-        root: URL or absolute path, as messages show it.
-        fs: the fsspec filesystem.
-    """
-
-    def __init__(self, root: str, base: str, fs: Any) -> None:
-        """`base` is the root as `fs` spells it."""
-        self.root = root.rstrip("/")
-        self.fs = fs
-        self._base = base.rstrip("/")
-
-    def __repr__(self) -> str:
-        """Class and root."""
-        return f"{type(self).__name__}({self.root!r})"
-
-    def path(self, key: str) -> str:
-        """`key` as `fs` and `arrow_filesystem` spell it.
-
-        Raises:
-            StoreError: the key is absolute, or leads out of the root.
-        """
-        if not _KEY.fullmatch(key) or any(part in (".", "..") for part in key.split("/")):
-            raise StoreError(f"{self.root}: {key[:200]!r} is no key: expected names joined by '/', below the root")
-        return f"{self._base}/{key}"
-
-    @cached_property
-    def arrow_filesystem(self) -> FileSystem:
-        """The same storage for pyarrow; for reading."""
-        return PyFileSystem(FSSpecHandler(self.fs))
-
-    def read(self, key: str) -> bytes:
-        """Whole object.
-
-        Raises:
-            ObjectNotFoundError: certainly not there; refused access is a StoreError and never "missing".
-            TransientStoreError: no answer, or a passing failure.
-        """
-        with self._door(key, "read"):
-            return self._read(self.path(key))
-
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of an object; fewer where it ends before."""
-        with self._door(key, "read"):
-            data: bytes = self.fs.cat_file(self.path(key), start=start, end=stop)
-            return data
-
-    def write(self, key: str, data: bytes) -> None:
-        """Put an object, over the old one if there is one; readers see either, whole."""
-        with self._door(key, "written"):
-            self._write(self.path(key), data)
-
-    def create(self, key: str, data: bytes) -> None:
-        """Put an object only where there is none: of any number of writers, one succeeds.
-
-        Raises:
-            ObjectExistsError: the key is taken, possibly by this very call where an answer was lost on the way.
-            TransientStoreError: nobody knows whether it happened: read the key back.
-        """
-        with self._door(key, "created"):
-            self._create(self.path(key), data)
-
-    def exists(self, key: str) -> bool:
-        """Whether there is an object; raises where the store does not say."""
-        try:
-            self.size(key)
-        except ObjectNotFoundError:
-            return False
-        return True
-
-    def size(self, key: str) -> int:
-        """Bytes of an object."""
-        with self._door(key, "looked up"):
-            return self._size(self.path(key))
-
-    def modified(self, key: str) -> datetime:
-        """When an object was written, UTC, by the store's clock."""
-        with self._door(key, "looked up"):
-            moment: datetime = self.fs.modified(self.path(key))
-            return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-    def list(self, prefix: str) -> _Texts:
-        """Keys of all objects in the folder `prefix` and below it, sorted; none where there is no such folder."""
-        path = self.path(prefix)
-        with self._door(prefix, "listed"):
-            found = self._find(path)
-        return sorted(prefix + name.removeprefix(path) for name in found if name.startswith(f"{path}/"))
-
-    def folders(self, prefix: str) -> _Texts:
-        """Names of the folders directly in the folder `prefix`, sorted; none where there is no such folder."""
-        path = self.path(prefix)
-        try:
-            with self._door(prefix, "listed"):
-                found = self.fs.ls(path, detail=True)
-        except ObjectNotFoundError:
-            return []
-        names = {info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"}
-        return sorted(names)
-
-    @contextmanager
-    def writing(self, key: str) -> Iterator[Path]:
-        """A local file to fill; on leaving without an error it becomes the object, at once and whole."""
-        path = self.path(key)
-        with tempfile.TemporaryDirectory(prefix="stacchip-") as folder:
-            local = Path(folder) / "object"
-            yield local
-            with self._door(key, "written"):
-                self._put(local, path)
-
-    def probe(self) -> None:
-        """Make sure that the store refuses to create a key twice.
-
-        Raises:
-            UnsafeStoreError: it does not, so that two writers could both believe that they committed.
-        """
-        key = f"{STAGING}/probe-{uuid.uuid4()}"
-        with suppress(ObjectExistsError):  # nobody else knows this key: ours, and an answer was lost on the way
-            self.create(key, b"first")
-        try:
-            self.create(key, b"second")
-        except ObjectExistsError:
-            if self.read(key) == b"first":
-                return
-        raise UnsafeStoreError(
-            f"{self.root}: the store let a key be created twice, so commits on it could be lost; "
-            "use one that honours If-None-Match (S3), or a local disk"
-        )
-
-    @contextmanager
-    def _door(self, key: str, done: str) -> Iterator[None]:
-        """Translate what the storage library raises."""
-        try:
-            yield
-        except StoreError:
-            raise
-        except Exception as err:
-            where = f"{self.root}/{key}"
-            match outcome_of(err):
-                case Outcome.EXISTS:
-                    raise ObjectExistsError(f"{where}: already exists") from err
-                case Outcome.MISSING:
-                    raise ObjectNotFoundError(f"{where}: no such object") from err
-                case Outcome.TRANSIENT:
-                    raise TransientStoreError(f"{where}: could not be {done} just now: {explain(err)}") from err
-                case Outcome.REFUSED:
-                    raise StoreError(f"{where}: could not be {done}: {explain(err)}") from err
-
-    def _read(self, path: str) -> bytes:
-        data: bytes = self.fs.cat_file(path)
-        return data
-
-    def _write(self, path: str, data: bytes) -> None:
-        self.fs.pipe_file(path, data)
-
-    @abstractmethod
-    def _create(self, path: str, data: bytes) -> None: ...
-
-    def _size(self, path: str) -> int:
-        info = self.fs.info(path)
-        if info["type"] != "file":
-            raise FileNotFoundError(path)
-        return int(info["size"])
-
-    def _find(self, path: str) -> _Texts:
-        found: _Texts = self.fs.find(path)
-        return found
-
-    def _put(self, local: Path, path: str) -> None:
-        self.fs.put_file(str(local), path)
 
 
 class ObjectStore(Store):
-    """A bucket: S3 through s3fs, Google Cloud Storage and Azure through their fsspec filesystems.
+    """A bucket, through its fsspec filesystem: Google Cloud Storage, Azure, and S3 with what is said below.
 
-    An exclusive create is one conditional request (S3: `If-None-Match: *`). The S3 path is tested against a real HTTP
-    server; gcsfs (`ifGenerationMatch=0`) and adlfs (`overwrite=False`) offer the same and are not run by our tests.
+    An exclusive create is one conditional request: `ifGenerationMatch=0` in gcsfs, `overwrite=False` in adlfs.
+    Neither of the two is run by our tests.
     """
 
     def _create(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(path, data, mode="create")
 
+    def _read_range(self, path: str, start: int, stop: int) -> bytes:
+        try:
+            return super()._read_range(path, start, stop)
+        except Exception as err:  # each library has its own
+            if is_past_the_end(err):
+                return b""
+            raise
+
+
+class S3Store(ObjectStore):
+    """A bucket on any S3 server that honours `If-None-Match: *`; tested over HTTP against several."""
+
+    def _read(self, path: str) -> bytes:
+        """One request: s3fs would ask for the size first, fetch parts at a time, and fill a short one up with zeros."""
+        data: bytes = self.fs.cat_file(path, **self._in_one)
+        return data
+
+    @cached_property
+    def _in_one(self) -> dict[str, int]:
+        """The option that says so; older releases of s3fs lack it, and do so anyway."""
+        return {"max_concurrency": 1} if "max_concurrency" in signature(self.fs._cat_file).parameters else {}
+
+    def _find(self, path: str) -> Iterator[tuple[str, Listed]]:
+        """One request for each page: s3fs would look an empty folder up as an object, then list it again."""
+        parent, _, name = path.rpartition("/")
+        for found, info in self.fs.find(parent, prefix=f"{name}/", detail=True).items():
+            yield found, listed(info)
+
 
 class MemoryStore(Store):
     """Objects in this process's memory, for tests."""
 
-    _lock = threading.Lock()
+    _lock = threading.RLock()  # fsspec looks first and writes then, and walks a dict that must not grow meanwhile
 
     def _create(self, path: str, data: bytes) -> None:
-        with self._lock:  # fsspec looks first and writes then
+        with self._lock:
             if self.fs.exists(path):
                 raise FileExistsError(path)
             self.fs.pipe_file(path, data)
 
-    def _find(self, path: str) -> _Texts:
-        with self._lock:  # fsspec walks a dict that must not grow meanwhile
-            return super()._find(path)
-
-
-class LocalStore(Store):
-    """Files below a folder, durable when a call returns.
-
-    Bytes are written and synced under a temporary name, then linked (create: the link fails where the name is taken)
-    or moved (write) to their own. fsspec's exclusive create is not used: it looks first and writes then, and two of
-    eight racing processes were seen to win.
-    """
-
-    @cached_property
-    def arrow_filesystem(self) -> FileSystem:
-        """The local disk, without a detour through Python."""
-        return LocalFileSystem()
-
-    def modified(self, key: str) -> datetime:
-        """When a file was written, UTC."""
-        with self._door(key, "looked up"):
-            return datetime.fromtimestamp(Path(self.path(key)).stat().st_mtime, UTC)
-
-    @contextmanager
-    def writing(self, key: str) -> Iterator[Path]:
-        """A file beside the others, moved to its name in one step."""
-        path = self.path(key)
-        with self._temporary() as local:
-            yield local
-            with self._door(key, "written"):
-                self._put(local, path)
-
-    def _read(self, path: str) -> bytes:
-        return Path(path).read_bytes()
-
     def _write(self, path: str, data: bytes) -> None:
-        with self._temporary() as local:
-            local.write_bytes(data)
-            self._put(local, path)
-
-    def _create(self, path: str, data: bytes) -> None:
-        with self._temporary() as local:
-            local.write_bytes(data)
-            _sync(local)
-            _make_folder(Path(path).parent)
-            os.link(local, path)
-            _sync(Path(path).parent)
+        with self._lock:
+            super()._write(path, data)
 
     def _put(self, local: Path, path: str) -> None:
-        _sync(local)
-        _make_folder(Path(path).parent)
-        local.replace(path)
-        _sync(Path(path).parent)
+        self._write(path, local.read_bytes())
 
-    @contextmanager
-    def _temporary(self) -> Iterator[Path]:
-        """An unpublished name; what is left there afterwards is this call's own and goes."""
-        local = Path(self._base) / STAGING / f"tmp-{uuid.uuid4()}"
-        _make_folder(local.parent)
-        try:
-            yield local
-        finally:
-            local.unlink(missing_ok=True)
+    def _find(self, path: str) -> Iterator[tuple[str, Listed]]:
+        with self._lock:
+            return iter([(name, self._look(name)) for name in self.fs.find(path)])
+
+    def _look(self, path: str) -> Listed:
+        return Listed(self.fs.size(path), self.fs.modified(path))
+
+    def _delete(self, path: str) -> None:
+        with self._lock:
+            super()._delete(path)
 
 
 def open_store(root: str | Path, storage: Storage | None = None) -> Store:
@@ -320,7 +113,7 @@ def open_store(root: str | Path, storage: Storage | None = None) -> Store:
     if scheme in ("", "file"):
         base = str(Path(urlsplit(text).path if scheme else text).expanduser().resolve())
         return LocalStore(base, base, fsspec.filesystem("file"))
-    kinds = {"s3": ObjectStore, "s3a": ObjectStore, "gs": ObjectStore, "az": ObjectStore, "memory": MemoryStore}
+    kinds = {"s3": S3Store, "s3a": S3Store, "gs": ObjectStore, "az": ObjectStore, "memory": MemoryStore}
     if scheme not in kinds or not urlsplit(text).netloc:
         raise InputError(
             f"warehouse {text!r}: expected a local path or <scheme>://<bucket>/<prefix> with scheme s3, gs or az"
@@ -330,20 +123,3 @@ def open_store(root: str | Path, storage: Storage | None = None) -> Store:
     if scheme in ("s3", "s3a"):
         fs.retries = 2
     return kinds[scheme](text, fs._strip_protocol(text), fs)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
