@@ -34,8 +34,8 @@ from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
 from stacchip_core.sources.validation import numbered
 from stacchip_core.warehouse.batch import FAILURES_KEPT, BatchResult, ItemFailure
+from stacchip_core.warehouse.classify import collection_of
 from stacchip_core.warehouse.intake import safe_name
-from stacchip_core.warehouse.manifest import collection_of
 
 
 class FailureBudgetError(StacchipError):

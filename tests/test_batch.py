@@ -15,8 +15,8 @@ from stacchip_core import Indexer, IndexSettings
 from stacchip_core.errors import CorruptWarehouseError, ReadError, TransientReadError
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.warehouse.batch import index_batch, index_item, read_staged, stage
-from stacchip_core.warehouse.commit import read_work
 from stacchip_core.warehouse.store import Store
+from stacchip_core.warehouse.work import read_work
 from tests.faulty_store import memory_store
 from tests.scenes import Item, sentinel2_scene, utm_grid
 

@@ -18,12 +18,13 @@ from stacchip_core.errors import CommitConflictError, CommitUnknownError, Corrup
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse import commit as committing
-from stacchip_core.warehouse.commit import Commit, commit, read_work
+from stacchip_core.warehouse.commit import Commit, commit
 from stacchip_core.warehouse.items import states_of
 from stacchip_core.warehouse.log import Patience
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import MemoryStore, Store, open_store
 from stacchip_core.warehouse.version import CollectionVersion
+from stacchip_core.warehouse.work import read_work
 from tests.faulty_store import FaultyStore, fails_before, loses_the_answer, memory_store, retries_itself
 from tests.warehouse_rows import Piece, chip_ids, commit_parts, commit_pieces, part_of
 

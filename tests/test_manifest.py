@@ -13,9 +13,7 @@ from stacchip_core import IndexSettings
 from stacchip_core.errors import CorruptWarehouseError, VersionNotFoundError
 from stacchip_core.sources.item import StagedItem, fingerprint
 from stacchip_core.sources.profiles import load_profile
-from stacchip_core.warehouse.items import ItemState, states_of
-from stacchip_core.warehouse.manifest import (
-    Manifest,
+from stacchip_core.warehouse.classify import (
     Verdict,
     candidate,
     classify,
@@ -23,6 +21,8 @@ from stacchip_core.warehouse.manifest import (
     compare,
     newest_of_each,
 )
+from stacchip_core.warehouse.items import ItemState, states_of
+from stacchip_core.warehouse.manifest import Manifest
 from tests.faulty_store import memory_store
 from tests.warehouse_rows import Piece, commit_pieces
 
@@ -182,7 +182,7 @@ def test_a_manifest_is_of_one_version() -> None:
     for number in range(3):
         commit_pieces(store, "s2", [Piece(number)])
     assert [Manifest.load(store, "s2", version).states().live.num_rows for version in (1, 2, 3, None)] == [1, 2, 3, 3]
-    with pytest.raises(VersionNotFoundError, match="collection 's2' has no version 4; it has 1 to 3"):
+    with pytest.raises(VersionNotFoundError, match="collections/s2 has no version 4; it has versions 1 to 3"):
         Manifest.load(store, "s2", 4)
     empty = Manifest.load(store, "other")
     assert (empty.version, empty.sha256, empty.head, empty.collection) == (0, "", None, "")

@@ -19,7 +19,6 @@ from stacchip_core.errors import SpecError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene
-from stacchip_core.warehouse.files import naming
 from stacchip_core.warehouse.version import IndexVersion
 from stacchip_core.warehouse.warehouse import Warehouse
 
@@ -51,8 +50,7 @@ def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str
     collections = check_settings(version.grids(), spec, index)
     wanted = conditions(spec, collections)
     dataset = version.dataset()
-    with naming(version.store, f"the data of {index}"):
-        table = draw(dataset, wanted, spec)
+    table = draw(dataset, wanted, spec)
     if table.num_rows == 0:
         raise SpecError(f"chip spec {spec.name!r}: {_explain_empty(dataset, wanted, spec, index)}")
     keys = scene_keys(table)

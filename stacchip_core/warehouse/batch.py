@@ -25,13 +25,13 @@ from stacchip_core.index.schema import conform, table_bounds
 from stacchip_core.sources.access import unsigned_href
 from stacchip_core.sources.item import ItemSource, StagedItem, unsigned
 from stacchip_core.sources.scene import Scene
-from stacchip_core.warehouse.commit import FILES_FOOTER
+from stacchip_core.warehouse.classify import candidate
 from stacchip_core.warehouse.data import columns_of, schema_of, union, write_data
 from stacchip_core.warehouse.entry import FileInfo
 from stacchip_core.warehouse.files import naming, time_range
 from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState
-from stacchip_core.warehouse.manifest import candidate
 from stacchip_core.warehouse.store import STAGING, Store
+from stacchip_core.warehouse.work import FILES_FOOTER
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +218,7 @@ def _row(one: Indexed, file: str | None, row_group: int | None) -> dict[str, obj
         "scene": scene.to_json() if scene else None,
         "file": file,
         "row_group": row_group,
+        "offset": 0,
         "datetime": scene.datetime if scene else None,
         "bbox": dict(zip(("xmin", "ymin", "xmax", "ymax"), bounds, strict=True)) if bounds else None,
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -14,23 +12,23 @@ from importlib.metadata import version as installed_version
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
 from stacchip_core.index.schema import SCHEMA_VERSION
+from stacchip_core.warehouse.checkpoint import Checkpoint, write_hint
+from stacchip_core.warehouse.classify import other_collection, usual_collection
 from stacchip_core.warehouse.data import clash, union
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals
-from stacchip_core.warehouse.files import naming
-from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, advance, states_of, with_all, write_items
+from stacchip_core.warehouse.files import iso
+from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, advance, states_of, write_items
 from stacchip_core.warehouse.log import Patience
-from stacchip_core.warehouse.manifest import Manifest, other_collection, usual_collection
+from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.settle import Settled, settle
-from stacchip_core.warehouse.store import Store
-
-FILES_FOOTER = b"stacchip:files"  # footer entry of a part: the data files that its rows point to
+from stacchip_core.warehouse.work import Work, followed
 
 # Vacuum removes what no version names once it is a week old; a run this old might commit files that are about to go.
 MAX_AGE = timedelta(hours=24)
+_WITHOUT_CHIPS = ("failed", "delete")
 _ATTEMPTS = 1000  # each lost race is another writer's commit, so this many are a fault
 
 
@@ -41,6 +39,7 @@ class Commit:
     Attributes:
         version: of the collection after it; the present one where there was nothing new, 0 before the first.
         new, updated: items committed.
+        deleted: items taken out of the index.
         failed: items that failed in this run, whether that is news or was known.
         chips: rows committed.
     """
@@ -50,27 +49,9 @@ class Commit:
     sha256: str
     new: int = 0
     updated: int = 0
+    deleted: int = 0
     failed: int = 0
     chips: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a run made and wants committed.
-
-    Attributes:
-        rows: item rows, all columns.
-        files: the data files they point to, by path.
-        written_at: when the oldest of it was written, by the store's clock.
-        read_version: of the manifest that the run compared its items with.
-        sources: where the items came from; goes into the log.
-    """
-
-    rows: pa.Table
-    files: Mapping[str, FileInfo]
-    written_at: datetime | None
-    read_version: int
-    sources: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +68,6 @@ class Own:
     collection: str
     rows: pa.Table
     states: tuple[ItemState, ...]
-
-
-def read_work(
-    store: Store, parts: Sequence[str], *, read_version: int, sources: Iterable[Mapping[str, object]] = ()
-) -> Work:
-    """Gather the parts that batches have staged."""
-    tables, files = [ITEM_SCHEMA.empty_table()], dict[str, FileInfo]()
-    for key in parts:
-        with naming(store, key):
-            table = pq.read_table(pa.BufferReader(store.read(key)))
-            listed = json.loads((table.schema.metadata or {})[FILES_FOOTER])
-            files |= {info.path: info for info in map(FileInfo.from_json, listed)}
-        tables.append(with_all(table))
-    return Work(
-        rows=pa.concat_tables(tables).combine_chunks(),
-        files=files,
-        written_at=min((store.modified(key) for key in parts), default=None),
-        read_version=read_version,
-        sources=tuple(sources),
-    )
 
 
 def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> Commit:
@@ -130,6 +91,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     states = manifest.states(keys)
     settled: Settled | None = None
     items: FileInfo | None = None
+    checkpoint: Checkpoint | None = None
     for attempt in range(_ATTEMPTS):
         before, settled = settled, settle(own.states, states, work.read_version)
         if not settled.places:
@@ -137,16 +99,21 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
         _refuse_other_types(manifest, own, settled)
         if items is None or settled != before:
             items = _write_items(manifest, own.rows, settled)
-        _refuse_old(manifest.store, work, items)
-        entry = _entry(manifest, own, settled, items)
+        stored_at = manifest.store.modified(items.path)
+        _refuse_old(work, items, stored_at)
+        if checkpoint is None or checkpoint.version <= manifest.base:
+            checkpoint = manifest.with_checkpoint()
+        entry = _entry(manifest, own, settled, added=_added(own, settled, items, checkpoint))
         try:
-            done = manifest.log.append(entry)
+            done = manifest.log.append(replace(entry, stored_at=iso(stored_at)))
         except CommitConflictError:
             (patience or Patience()).pause(min(attempt, 4))
             seen, manifest = manifest.version, manifest.newest()
-            states = advance(states, manifest.changes(seen, keys))
+            states = advance(states, manifest.changes_since(seen, keys))
             own = own if manifest.collection in ("", own.collection) else _own(manifest, work)
             continue
+        if checkpoint is not None:
+            write_hint(manifest.store, manifest.log.folder, done.version)
         counts = done.counts
         return Commit(
             manifest.name,
@@ -154,6 +121,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
             done.sha256,
             new=counts.new,
             updated=counts.updated,
+            deleted=counts.deleted,
             failed=_failed(own),
             chips=counts.chips,
         )
@@ -172,7 +140,7 @@ def _refuse_strays(manifest: Manifest, work: Work) -> None:
 
 def _without_committed(manifest: Manifest, work: Work) -> Work:
     """The work without rows whose data file the log names: a commit that landed has settled them."""
-    committed = pa.array([path for path in manifest.data_files() if path in work.files], pa.string())
+    committed = pa.array(sorted(manifest.data_files(work.files)), pa.string())
     if not len(committed):
         return work
     is_open = pc.invert(pc.fill_null(pc.is_in(work.rows["file"], committed), False))
@@ -181,7 +149,7 @@ def _without_committed(manifest: Manifest, work: Work) -> Work:
 
 def _own(manifest: Manifest, work: Work) -> Own:
     """The work as a part of its collection: rows of another collection id are failures."""
-    done = [state for state in states_of(work.rows) if state.op != "failed"]
+    done = [state for state in states_of(work.rows) if state.op not in _WITHOUT_CHIPS]
     collection = manifest.collection or usual_collection(_collection_of(state) for state in done)
     rows = work.rows
     if any(_collection_of(state) != collection for state in done):
@@ -195,7 +163,8 @@ def _collection_of(state: ItemState) -> str:
 
 def _with_others_failed(rows: pa.Table, collection: str, name: str) -> pa.Table:
     found = list(map(_collection_of, states_of(rows)))
-    is_own = pc.or_(pc.equal(rows["op"], "failed"), pa.array([one == collection for one in found]))
+    brings_none = pc.is_in(rows["op"], pa.array(_WITHOUT_CHIPS))
+    is_own = pc.or_(brings_none, pa.array([one == collection for one in found], pa.bool_()))
     reasons = [
         f"item {item_id}: {other_collection(one, collection, name)}"
         for item_id, one in zip(rows["item_id"].to_pylist(), found, strict=True)
@@ -222,13 +191,12 @@ def _paths(own: Own, settled: Settled) -> list[str]:
 def _refuse_other_types(manifest: Manifest, own: Own, settled: Settled) -> None:
     """A version whose live rows have two types for one property could not be read, nor merged."""
     columns = union(own.work.files[path].columns for path in _paths(own, settled))
-    known = manifest.data_files()
-    if not any(clash(info.columns, columns) for info in known.values()):
+    if not any(clash(known, columns) for known in manifest.column_sets()):
         return
     replaced = {own.states[place].identity for place in settled.places}
-    live = {state.file or "" for state in states_of(manifest.states().live) if state.identity not in replaced}
-    for path in sorted(live & known.keys()):
-        if found := clash(known[path].columns, columns):
+    live = {state.file for state in states_of(manifest.states().live) if state.file and state.identity not in replaced}
+    for _, info in sorted(manifest.data_files(live).items()):
+        if found := clash(info.columns, columns):
             name, before, after = found
             raise InputError(
                 f"collection {manifest.name!r}: property {name!r} is {before} in what is indexed and {after} in these "
@@ -238,17 +206,18 @@ def _refuse_other_types(manifest: Manifest, own: Own, settled: Settled) -> None:
 
 def _write_items(manifest: Manifest, rows: pa.Table, settled: Settled) -> FileInfo:
     table = rows.take(pa.array(settled.places, pa.int64()))
-    place = ITEM_SCHEMA.get_field_index("op")
-    table = table.set_column(place, ITEM_SCHEMA.field("op"), pa.array(settled.ops, pa.string()))
+    for name, values in (("op", settled.ops), ("was", settled.was)):
+        field = ITEM_SCHEMA.field(name)
+        table = table.set_column(ITEM_SCHEMA.get_field_index(name), field, pa.array(values, field.type))
     path = f"collections/{manifest.name}/items/{uuid.uuid4()}.parquet"
     return write_items(manifest.store, FileInfo(path, "items", 0, "", 0, collection=manifest.name), table)
 
 
-def _refuse_old(store: Store, work: Work, items: FileInfo) -> None:
+def _refuse_old(work: Work, items: FileInfo, stored_at: datetime) -> None:
     """Both times are the store's, so nobody's clock has to be right."""
     if work.written_at is None:
         return
-    age = store.modified(items.path) - work.written_at
+    age = stored_at - work.written_at
     if age > MAX_AGE:
         raise InputError(
             f"{items.path}: its data was written {age.total_seconds() / 3600:.1f} hours ago, and a commit must follow "
@@ -256,26 +225,35 @@ def _refuse_old(store: Store, work: Work, items: FileInfo) -> None:
         )
 
 
-def _entry(manifest: Manifest, own: Own, settled: Settled, items: FileInfo) -> LogEntry:
-    work = own.work
-    before = manifest.head.totals if manifest.head else Totals()
+def _added(own: Own, settled: Settled, items: FileInfo, checkpoint: Checkpoint | None) -> tuple[FileInfo, ...]:
+    files = (*(own.work.files[path] for path in _paths(own, settled)), items)
+    return files if checkpoint is None else (*files, checkpoint.items, checkpoint.files)
+
+
+def _entry(manifest: Manifest, own: Own, settled: Settled, *, added: tuple[FileInfo, ...]) -> LogEntry:
+    head, version = manifest.head, manifest.version + 1
+    before = head.totals if head else Totals()
+    has_checkpoint = any(info.role == "checkpoints" for info in added)
     return LogEntry(
-        version=manifest.version + 1,
+        version=version,
         prev_sha256=manifest.sha256,
         txn=str(uuid.uuid4()),
         operation="append",
-        read_version=work.read_version,
-        added=(*(work.files[path] for path in _paths(own, settled)), items),
+        read_version=own.work.read_version,
+        added=added,
         collection=own.collection,
-        sources=work.sources,
+        sources=followed(manifest.sources, own.work.sources),
         counts=Counts(
             new=settled.ops.count("add"),
             updated=settled.ops.count("update"),
+            deleted=settled.ops.count("add") - settled.change.items,  # some deletes only take a failure off the list
             failed=settled.ops.count("failed"),
             chips=settled.chips,
         ),
         totals=Totals(before.items + settled.change.items, before.chips + settled.change.chips),
         schema_version=SCHEMA_VERSION,
+        checkpoint=version if has_checkpoint else head.checkpoint if head else 0,
+        expired=head.expired if head else 0,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         writer=writer(),
     )

@@ -14,16 +14,16 @@ from stacchip_core.errors import CorruptWarehouseError, StoreError
 ENTRY_FORMAT = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 KINDS = ("collections", "combined")
-ROLES = ("data", "items")
-OPERATIONS = ("append", "merge")
+ROLES = ("data", "items", "checkpoints")
+OPERATIONS = ("append", "merge", "expire")
 
 _FILE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _PATH = re.compile(rf"({'|'.join(KINDS)})/{NAME.pattern}/({'|'.join(ROLES)})/({_FILE}/)?{_FILE}\.parquet")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 JSON = Mapping[str, Any]
-Role = Literal["data", "items"]
-Operation = Literal["append", "merge"]
+Role = Literal["data", "items", "checkpoints"]
+Operation = Literal["append", "merge", "expire"]
 BBox = tuple[float, float, float, float]
 
 
@@ -33,7 +33,7 @@ class FileInfo:
 
     Attributes:
         path: key relative to the warehouse's root.
-        role: "data": chip rows; "items": item rows.
+        role: "data": chip rows; "items": item rows; "checkpoints": the state of a collection at a version.
         size: bytes.
         rows: rows in the file, live or dead.
         bbox: (xmin, ymin, xmax, ymax) of its chips, degrees; None where it has none.
@@ -44,6 +44,7 @@ class FileInfo:
         content: hash of the live items that the file was made from; combined indexes compare it.
         collection_id: STAC collection id of the items of a combined index's file.
         grids: "<size>-<stride>-<edge>" of the rows of an items file, sorted.
+        blocks: CRC-32 of each MiB, big-endian, base64: readers take no byte that does not agree with it.
     """
 
     path: str
@@ -60,6 +61,7 @@ class FileInfo:
     content: str = ""
     collection_id: str = ""
     grids: tuple[str, ...] = ()
+    blocks: str = ""
 
     @classmethod
     def from_json(cls, data: JSON) -> FileInfo:
@@ -101,13 +103,17 @@ class LogEntry:
         version: its number, from 1.
         prev_sha256: hash of the entry before it; "" for the first.
         txn: uuid of the attempt that wrote it: how a writer knows its own commit again.
-        operation: "append": items of a collection added, updated or failed; "merge": a version of a combined index.
+        operation: "append": items of a collection added, updated, deleted or failed; "merge": a version of a combined
+            index; "expire": versions that may no longer be opened.
         read_version: the version that the writer had looked at before it did its work.
         added: files that this version brings.
         kept: files of earlier versions that it lists again (combined indexes, whose versions list all their files).
         removed: paths that the version before listed and this one does not.
         collection: STAC collection id; "" in combined indexes.
         sources: where its items came from; for a combined index, the collection versions it is made of.
+        checkpoint: version of the newest entry, up to this one, that adds a checkpoint; 0: none does.
+        expired: versions up to this one may no longer be opened, unless tagged or pinned.
+        stored_at: when its items file was written, by the store's clock, UTC, ISO 8601.
         created_at, writer: for people; nothing is decided by them.
         sha256: hash of the entry's bytes: the identity of the version. "" until written.
     """
@@ -125,6 +131,9 @@ class LogEntry:
     counts: Counts = Counts()
     totals: Totals = Totals()
     schema_version: int = 1
+    checkpoint: int = 0
+    expired: int = 0
+    stored_at: str = ""
     created_at: str = ""
     writer: JSON = field(default_factory=dict)
     format: int = ENTRY_FORMAT

@@ -14,7 +14,7 @@ from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.access import is_remote, unsigned_href
 from stacchip_core.sources.item import StacObject, StagedItem, read_item
 from stacchip_core.sources.source import Source, local_path
-from stacchip_core.warehouse.manifest import collection_of
+from stacchip_core.warehouse.classify import collection_of
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -18,15 +19,16 @@ from stacchip_core.errors import CorruptWarehouseError, InputError
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.index.schema import conform
 from stacchip_core.warehouse.entry import FileInfo
-from stacchip_core.warehouse.files import open_parquet, publish, read_whole, time_range
+from stacchip_core.warehouse.files import open_parquet, publish, time_range
 from stacchip_core.warehouse.store import Store
 
 _TIME = pa.timestamp("us", tz="UTC")
 
 # One row: one item at one chip size, stride and edge. `op`: "add", "update", "delete", or "failed" with stage and
 # reason. `base`: URL of the item's file, or its folder relative to a local root; with `profile`, the name of the
-# profile, and `item` all that a scene is made of. `file`, `row_group`, `rows`: where its chips are; null and 0 where it
-# has none. `bbox`: of its chips, degrees.
+# profile, and `item` all that a scene is made of. `file`, `row_group`, `offset`, `rows`: where its chips are, the
+# first of them `offset` rows into the row group; null and 0 where it has none. `datetime`: of the item; `was`: of the
+# form that an update or delete took the place of. `bbox`: of its chips, degrees.
 ITEM_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -47,8 +49,10 @@ ITEM_SCHEMA = pa.schema(
         ("scene", pa.string()),
         ("file", pa.string()),
         ("row_group", pa.int32()),
+        ("offset", pa.int64()),
         ("rows", pa.int64()),
         ("datetime", _TIME),
+        ("was", _TIME),
         ("bbox", pa.struct([(side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax")])),
     ]
 )
@@ -75,7 +79,7 @@ class ItemState:
     key: str
     item_id: str
     fingerprint: str
-    updated: datetime | None
+    updated: dt.datetime | None
     recipe: str
     size_px: int
     stride_px: int
@@ -87,6 +91,7 @@ class ItemState:
     file: str | None
     row_group: int | None
     rows: int
+    datetime: dt.datetime | None = None
     version: int = 0
 
     @property
@@ -102,10 +107,20 @@ class States:
     Attributes:
         live: items whose chips are in the index.
         failed: items whose last attempt failed; one may also be live, with the rows of before.
+        deleted: items that were live and are gone: what a run that overlapped the delete has to know.
     """
 
     live: pa.Table
     failed: pa.Table
+    deleted: pa.Table
+
+    def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Live, failed and deleted."""
+        return self.live, self.failed, self.deleted
+
+    def rows(self) -> pa.Table:
+        """All rows, in an order of which `fold` makes the same state."""
+        return pa.concat_tables([self.live, self.deleted, self.failed])
 
 
 def empty_rows(columns: Sequence[str] = ITEM_SCHEMA.names) -> pa.Table:
@@ -185,25 +200,22 @@ def read_items(
     wanted = list(dict.fromkeys([*columns, *IDENTITY]))
     chosen = None if keys is None else pa.array(sorted(keys), pa.string())
     with open_parquet(store, info) as file:
-        groups = range(file.num_row_groups) if chosen is None else _groups_with(file, chosen.to_pylist())
+        groups = range(file.num_row_groups) if chosen is None else row_groups_with(file, "key", chosen.to_pylist())
         table = file.read_row_groups(list(groups), columns=wanted)
-    if len(table.schema.names) < len(wanted):  # hidden by a flipped byte in the footer? the whole file tells
-        read_whole(store, info)
     table = with_all(table, schema_with(wanted))
     if chosen is not None:
         table = table.filter(pc.is_in(table["key"], chosen))
     return table.select(schema.names)
 
 
-def _groups_with(file: pq.ParquetFile, keys: Sequence[str]) -> list[int]:
-    """Row groups whose range of keys holds one of `keys`."""
-    place = file.schema_arrow.get_field_index("key")
-    wanted = np.array(keys, dtype=object)
+def row_groups_with(file: pq.ParquetFile, column: str, values: Sequence[str] | Sequence[int]) -> list[int]:
+    """Row groups whose range of `column` holds one of `values`, which are sorted."""
+    place = [leaf.path for leaf in file.schema].index(column)
     found = []
     for group in range(file.num_row_groups):
         ends = file.metadata.row_group(group).column(place).statistics
         is_known = ends is not None and ends.has_min_max
-        if not is_known or np.searchsorted(wanted, ends.min) < np.searchsorted(wanted, ends.max, side="right"):
+        if not is_known or bisect_left(values, ends.min) < bisect_right(values, ends.max):
             found.append(group)
     return found
 
@@ -214,19 +226,21 @@ def stamped(rows: pa.Table, version: int) -> pa.Table:
 
 
 def fold(tables: Sequence[pa.Table]) -> States:
-    """The state after some item rows, oldest first: the last success of each identity, and failures since then."""
+    """The state after some item rows, oldest first: what was last done with each identity, and failures since then."""
     rows = pa.concat_tables([stamped(empty_rows(LIGHT), 0), *tables]).combine_chunks()
-    is_failed = pc.equal(rows["op"], "failed")
-    done = _last_of_each(rows.filter(pc.invert(is_failed)))
-    last = _last_of_each(rows)
+    done = last_of_each(rows.filter(pc.not_equal(rows["op"], "failed")))
+    last = last_of_each(rows)
+    is_deleted = pc.equal(done["op"], "delete")
     return States(
-        live=done.filter(pc.not_equal(done["op"], "delete")), failed=last.filter(pc.equal(last["op"], "failed"))
+        live=done.filter(pc.invert(is_deleted)),
+        failed=last.filter(pc.equal(last["op"], "failed")),
+        deleted=done.filter(is_deleted),
     )
 
 
 def advance(states: States, tables: Sequence[pa.Table]) -> States:
     """The state after some more item rows."""
-    return fold([states.live, states.failed, *tables])
+    return fold([states.rows(), *tables])
 
 
 def rows_in(rows: pa.Table, wanted: pa.Table) -> pa.Table:
@@ -252,7 +266,8 @@ def grids_of(rows: pa.Table) -> set[tuple[str, GridSpec]]:
     }
 
 
-def _last_of_each(rows: pa.Table) -> pa.Table:
+def last_of_each(rows: pa.Table) -> pa.Table:
+    """The last row of each identity, sorted by it."""
     numbered = rows.select(list(IDENTITY)).append_column("place", pa.array(np.arange(len(rows))))
     last = numbered.group_by(list(IDENTITY)).aggregate([("place", "max")])["place_max"]
     return rows.take(last).sort_by([(name, "ascending") for name in IDENTITY])

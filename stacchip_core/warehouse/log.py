@@ -24,6 +24,7 @@ from stacchip_core.warehouse.store import Store
 
 _NUMBERED = re.compile(r"(\d{20})\.json")
 _READERS = 8  # entries fetched at a time: a request to a bucket takes tens of milliseconds, whatever its size
+_AHEAD = 4  # entries asked for beyond the known ones, of which the last find nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,7 @@ class Patience:
 class Log:
     """Entries 1, 2, 3 … of one folder, each created exclusively, never changed, never deleted.
 
-    Each names the hash of the one before, so the newest proves them all. Entries that were read and proven are
-    remembered: they can't change.
+    Each names the hash of the one before, so the newest proves them all.
     """
 
     def __init__(self, store: Store, folder: str, patience: Patience | None = None) -> None:
@@ -58,52 +58,53 @@ class Log:
         self.store = store
         self.folder = folder
         self._patience = patience or Patience()
-        self._known: tuple[LogEntry, ...] = ()
 
     def key(self, version: int) -> str:
         """Key of an entry."""
         return f"{self.folder}/log/{version:020d}.json"
 
-    def head(self) -> LogEntry | None:
-        """The newest entry, proven by the chain; None where nothing was ever committed."""
-        entries = self.entries()
-        return entries[-1] if entries else None
+    def entries(self) -> tuple[LogEntry, ...]:
+        """All entries, oldest first, proven by the chain.
+
+        Raises:
+            CorruptWarehouseError: one is missing, was changed, or was not written after the one before it.
+        """
+        return self._extended(self.span(1, self.listed()))
+
+    def since(self, first: int) -> tuple[LogEntry, ...]:
+        """Entries from `first` to the newest, proven among themselves; none where there is no such entry."""
+        return self._extended((), first)
+
+    def span(self, first: int, last: int) -> tuple[LogEntry, ...]:
+        """Entries `first` to `last`, proven among themselves; none where `last` is the lesser.
+
+        Raises:
+            CorruptWarehouseError: one is missing, was changed, or was not written after the one before it.
+        """
+        numbers = range(first, last + 1)
+        with ThreadPoolExecutor(_READERS) as pool:
+            bodies = list(pool.map(self._read_if_there, numbers))
+        return self._proven((), [self._whole(*pair, last) for pair in zip(numbers, bodies, strict=True)], first)
+
+    def follow(self, entries: tuple[LogEntry, ...], later: tuple[LogEntry, ...]) -> tuple[LogEntry, ...]:
+        """Entries and those after them.
+
+        Raises:
+            CorruptWarehouseError: these were not written after those.
+        """
+        if entries and later:
+            self._prove(later[0], entries[-1])
+        return (*entries, *later)
 
     def newest(self) -> LogEntry | None:
-        """The newest entry, checked against the one before; cheaper than `head` where entries speak for themselves.
+        """The newest entry, checked against the one before; for logs whose entries speak for themselves.
 
         Raises:
             CorruptWarehouseError: one of the two is missing or damaged, or the newest was not written after the other.
         """
-        version = len(self._known) or self._listed()
-        entry = self._read_pair(version) if version > len(self._known) else self._known[-1] if version else None
-        while (body := self._read_if_there((entry.version if entry else 0) + 1)) is not None:
-            after = self._parse((entry.version if entry else 0) + 1, body)
-            self._prove(after, entry)
-            entry = after
-        return entry
-
-    def _read_pair(self, version: int) -> LogEntry:
-        """An entry of the listing, proven by the one before it."""
-        first = max(1, version - 1)
-        bodies = [self._whole(number, self._read_if_there(number), version) for number in range(first, version + 1)]
-        *before, entry = (self._parse(number, body) for number, body in enumerate(bodies, start=first))
-        self._prove(entry, before[0] if before else None)
-        return entry
-
-    def entries(self) -> tuple[LogEntry, ...]:
-        """All entries, oldest first.
-
-        Raises:
-            CorruptWarehouseError: one is missing, damaged, or not the one that its successor was written after.
-        """
-        known = self._known
-        if not known:
-            known = self._extend(known, self._read_all(self._listed()))
-        while (body := self._read_if_there(len(known) + 1)) is not None:  # listings may lag behind
-            known = self._extend(known, [body])
-        self._known = known
-        return known
+        listed = self.listed()
+        found = self._extended(self.span(max(1, listed - 1), listed))
+        return found[-1] if found else None
 
     def read(self, version: int) -> LogEntry:
         """One entry, checked against its successor if it has one; cheaper than the whole chain.
@@ -112,18 +113,13 @@ class Log:
             VersionNotFoundError: lists the versions there are.
             CorruptWarehouseError: its bytes are not those that the next entry was written after.
         """
-        if 0 < version <= len(self._known):
-            return self._known[version - 1]
         body = self._read_if_there(version) if version > 0 else None
         if body is None:
-            entries = self.entries()
-            there = f"versions 1 to {len(entries)}" if entries else "no version yet"
+            newest = self.listed()
+            there = f"versions 1 to {newest}" if newest else "no version yet"
             raise VersionNotFoundError(f"{self.folder} has no version {version}; it has {there}")
-        entry = self._parse(version, body)
         after = self._read_if_there(version + 1)
-        if after is not None:
-            self._prove(self._parse(version + 1, after), entry)
-        return entry
+        return self._proven((), [body] if after is None else [body, after], version)[0]
 
     def append(self, entry: LogEntry) -> LogEntry:
         """Commit an entry under its number.
@@ -183,22 +179,41 @@ class Log:
             f"({there.writer.get('host', 'unknown host')}, transaction {there.txn}): reload and retry"
         )
 
-    def _listed(self) -> int:
-        """Number of the newest entry in a listing, none before it missing."""
+    def listed(self) -> int:
+        """Number of the newest entry in a listing; 0 where there is none.
+
+        Raises:
+            CorruptWarehouseError: one before it is missing.
+        """
         prefix = f"{self.folder}/log"
         names = [key.removeprefix(f"{prefix}/") for key in self.store.list(prefix)]
         numbers = {int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))}
         newest = max(numbers, default=0)
         for number in sorted(set(range(1, newest)) - numbers):  # a listing may lag behind: ask for the entry itself
-            self._whole(number, self._read_if_there(number), newest)
+            self._whole(number, None, newest)
         return newest
 
-    def _read_all(self, newest: int) -> list[bytes]:
-        with ThreadPoolExecutor(_READERS) as pool:
-            bodies = list(pool.map(self._read_if_there, range(1, newest + 1)))
-        return [self._whole(number, body, newest) for number, body in enumerate(bodies, start=1)]
+    def _extended(self, known: tuple[LogEntry, ...], first: int = 1) -> tuple[LogEntry, ...]:
+        """Known entries and all that follow, asked for by number: a listing may lag behind.
+
+        Raises:
+            CorruptWarehouseError: one is missing, though a later one of those asked for is there.
+        """
+        first = known[-1].version + 1 if known else first
+        with ThreadPoolExecutor(_AHEAD) as pool:
+            while True:
+                bodies = list(pool.map(self._read_if_there, range(first, first + _AHEAD)))
+                newest = max((number for number, body in enumerate(bodies, first) if body is not None), default=0)
+                # an earlier entry may have been asked for just before it was there, and a later one just after
+                found = [self._whole(number, bodies[number - first], newest) for number in range(first, newest + 1)]
+                known = self._proven(known, found, first)
+                first += _AHEAD
+                if len(found) < _AHEAD:
+                    return known
 
     def _whole(self, number: int, body: bytes | None, newest: int) -> bytes:
+        """An entry's bytes, asked for once more where it was not there."""
+        body = self._read_if_there(number) if body is None else body
         if body is None:
             raise CorruptWarehouseError(f"log entry {self.key(number)} is missing, though version {newest} is there")
         return body
@@ -209,11 +224,12 @@ class Log:
         except ObjectNotFoundError:
             return None
 
-    def _extend(self, known: tuple[LogEntry, ...], bodies: list[bytes]) -> tuple[LogEntry, ...]:
+    def _proven(self, known: tuple[LogEntry, ...], bodies: list[bytes], first: int) -> tuple[LogEntry, ...]:
         entries = list(known)
-        for body in bodies:
-            entry = self._parse(len(entries) + 1, body)
-            self._prove(entry, entries[-1] if entries else None)
+        for number, body in enumerate(bodies, start=first):
+            entry = self._parse(number, body)
+            if entries or number == 1:
+                self._prove(entry, entries[-1] if entries else None)
             entries.append(entry)
         return tuple(entries)
 

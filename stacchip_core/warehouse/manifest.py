@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import Enum
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stacchip_core.errors import StacchipError, VersionNotFoundError
-from stacchip_core.index.indexer import IndexSettings
-from stacchip_core.sources.item import StagedItem, fingerprint, is_name, updated
-from stacchip_core.warehouse.entry import FileInfo, LogEntry
+from stacchip_core.warehouse import checkpoint as checkpoints
+from stacchip_core.warehouse.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    files_known,
+    read_hint,
+    write_checkpoint,
+)
+from stacchip_core.warehouse.data import Columns
+from stacchip_core.warehouse.entry import FileInfo, LogEntry, Role
 from stacchip_core.warehouse.items import (
     IDENTITY,
     LIGHT,
-    Identity,
-    ItemState,
     States,
     empty_rows,
     fold,
     read_items,
     rows_in,
     stamped,
-    states_of,
 )
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import Store
 
-# What asking for the profile of an item that is no proper STAC item may raise.
-_BROKEN = (StacchipError, KeyError, TypeError, AttributeError)
+logger = logging.getLogger(__name__)
+
+_READERS = 8  # items files fetched at a time
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One collection at one version: its log up to there, folded on demand.
+    """One collection at one version: a checkpoint and the log from there, folded on demand.
 
     Attributes:
         name: of the collection in the warehouse.
-        entries: proven log entries, oldest first; none where nothing was committed.
+        entries: proven log entries, oldest first, up to this version: all that follow the checkpoint, and perhaps
+            some before; none where nothing was committed.
+        checkpoint: state that the entries after it build on; None: they begin with the first.
     """
 
     log: Log
     name: str
     entries: tuple[LogEntry, ...]
+    checkpoint: Checkpoint | None = None
 
     @classmethod
     def load(cls, store: Store, name: str, version: int | None = None) -> Manifest:
@@ -57,10 +65,25 @@ class Manifest:
             CorruptWarehouseError: the log can't be trusted.
         """
         log = Log(store, f"collections/{name}")
-        entries = log.entries()
-        if version is not None and not 0 <= version <= len(entries):
-            raise VersionNotFoundError(f"collection {name!r} has no version {version}; it has 1 to {len(entries)}")
-        return cls(log, name, entries[:version])
+        if version is None:
+            hint = read_hint(store, log.folder)
+            entries = (log.since(hint) if hint else ()) or tuple(filter(None, [log.newest()]))
+        elif version == 0:
+            entries = ()
+        else:
+            entries = (log.read(version),)
+        return cls._from(log, name, entries)
+
+    @classmethod
+    def _from(cls, log: Log, name: str, entries: tuple[LogEntry, ...]) -> Manifest:
+        """The manifest at the last of some entries that follow each other; reads those before that it needs."""
+        if not entries:
+            return cls(log, name, ())
+        named = entries[-1].checkpoint
+        entries = _back_to(log, entries, named or 1)
+        checkpoint = Checkpoint.of(log.store, entries[named - entries[0].version]) if named else None
+        first = checkpoint.version + 1 if checkpoint else 1
+        return cls(log, name, _back_to(log, entries, first), checkpoint)
 
     @property
     def store(self) -> Store:
@@ -75,7 +98,7 @@ class Manifest:
     @property
     def version(self) -> int:
         """Number of this version; 0 before the first commit."""
-        return len(self.entries)
+        return self.head.version if self.head else 0
 
     @property
     def sha256(self) -> str:
@@ -85,219 +108,112 @@ class Manifest:
     @property
     def collection(self) -> str:
         """STAC collection id of its items; "" while that is not known."""
-        return next((entry.collection for entry in reversed(self.entries) if entry.collection), "")
+        return self.head.collection if self.head else ""
+
+    @property
+    def sources(self) -> tuple[Mapping[str, object], ...]:
+        """Where its items came from: of each source that was ever followed, how far."""
+        return self.head.sources if self.head else ()
+
+    @property
+    def base(self) -> int:
+        """Version of its checkpoint; 0 where it has none."""
+        return self.checkpoint.version if self.checkpoint else 0
 
     def newest(self) -> Manifest:
         """The manifest as it is by now."""
-        return Manifest(self.log, self.name, self.log.entries())
+        later = self.log.since(self.version + 1)
+        return self._from(self.log, self.name, self.log.follow(self.entries, later))
 
-    def data_files(self) -> dict[str, FileInfo]:
-        """All data files by path, also those without a live row."""
-        return {info.path: info for entry in self.entries for info in entry.files("data")}
+    def data_files(self, paths: Collection[str] | None = None) -> dict[str, FileInfo]:
+        """Data files by path, also those without a live row; with `paths`, only these."""
+        return {info.path: info for _, info in self._files("data", "path", paths)}
 
-    def changes(self, since: int, keys: Collection[str] | None = None) -> list[pa.Table]:
-        """Light item rows, with `version`, of the entries after `since`, oldest first; with `keys`, of these items."""
-        return [
-            stamped(read_items(self.store, info, LIGHT, keys), entry.version)
-            for entry in self.entries[since:]
-            for info in entry.files("items")
-        ]
+    def items_files(self, versions: Collection[int]) -> dict[int, FileInfo]:
+        """Items files that some versions added, by version."""
+        return dict(self._files("items", "version", versions))
+
+    def column_sets(self) -> list[Columns]:
+        """Carried properties of data files, each combination once."""
+        texts = pc.unique(self._listed.filter(pc.equal(self._listed["role"], "data"))["columns"]).to_pylist()
+        return [tuple((name, kind) for name, kind in json.loads(text)) for text in texts]
+
+    def changes_since(self, version: int, keys: Collection[str] | None = None) -> list[pa.Table]:
+        """Light item rows, with `version`, of the entries after one, oldest first; with `keys`, of these items."""
+        entries = _back_to(self.log, self.entries, version + 1) if version < self.version else ()
+        wanted = [(e.version, info) for e in entries if e.version > version for info in e.files("items")]
+        with ThreadPoolExecutor(_READERS) as pool:
+            tables = pool.map(lambda pair: read_items(self.store, pair[1], LIGHT, keys), wanted)
+            return [stamped(table, number) for table, (number, _) in zip(tables, wanted, strict=True)]
 
     def states(self, keys: Collection[str] | None = None) -> States:
-        """Live and failed items; with `keys`, of these items."""
-        return fold(self.changes(0, keys))
+        """Live, failed and deleted items; with `keys`, of these items."""
+        try:
+            before = [self.checkpoint.states(keys).rows()] if self.checkpoint else []
+        except DamagedCheckpointError as err:
+            return self._undamaged(err).states(keys)
+        return fold([*before, *self.changes_since(self.base, keys)])
 
     def rows_of(self, live: pa.Table, columns: Sequence[str]) -> pa.Table:
         """What light rows (with `version`) stand for: any columns of `ITEM_SCHEMA`, sorted by identity."""
         wanted = list(dict.fromkeys([*IDENTITY, "op", *columns]))
         found = [empty_rows(wanted)]
-        for version in pc.unique(live["version"]).to_pylist():
+        files = self.items_files(set(pc.unique(live["version"]).to_pylist()))
+        for version, info in files.items():
             own = live.filter(pc.equal(live["version"], version)).select(list(IDENTITY))
-            for info in self.entries[version - 1].files("items"):
-                rows = read_items(self.store, info, wanted, own["key"].to_pylist())
-                rows = rows.filter(pc.not_equal(rows["op"], "failed"))
-                found.append(rows_in(rows, own))
+            rows = read_items(self.store, info, wanted, own["key"].to_pylist())
+            rows = rows.filter(pc.not_equal(rows["op"], "failed"))
+            found.append(rows_in(rows, own))
         ordered = pa.concat_tables(found).sort_by([(name, "ascending") for name in IDENTITY])
         return ordered.select(list(columns))
 
+    def with_checkpoint(self) -> Checkpoint | None:
+        """Write a checkpoint of this version; None where the last one is recent enough.
 
-class Verdict(Enum):
-    """What an item that was found means for the index."""
+        Nobody reads it until an entry of the log names its files.
+        """
+        if self.version - self.base < checkpoints.EVERY:
+            return None
+        changes = self.changes_since(self.base)
+        try:
+            return write_checkpoint(self.store, self.log.folder, self.checkpoint, self._later(), changes)
+        except DamagedCheckpointError as err:
+            return self._undamaged(err).with_checkpoint()
 
-    NEW = "new"
-    UPDATED = "updated"
-    SAME = "same"
-    OLDER = "older"  # the index holds a later form of it
+    @cached_property
+    def _listed(self) -> pa.Table:
+        """Data and items files, known to the checkpoint or added since."""
+        try:
+            return files_known(self.checkpoint, self._later())
+        except DamagedCheckpointError as err:
+            return self._undamaged(err)._listed
 
+    def _files(self, role: Role, column: str, wanted: Collection[object] | None) -> Iterator[tuple[int, FileInfo]]:
+        """Files of a role, with the version that added each; with `wanted`, those with such a value in `column`."""
+        listed = self._listed.filter(pc.equal(self._listed["role"], role))
+        if wanted is not None:
+            listed = listed.filter(pc.is_in(listed[column], pa.array(list(wanted), listed[column].type)))
+        for version, info in zip(listed["version"].to_pylist(), listed["info"].to_pylist(), strict=True):
+            yield version, FileInfo.from_json(json.loads(info))
 
-@dataclass(frozen=True, slots=True)
-class Classified:
-    """Items that were found, by what they mean for a collection.
+    def _later(self) -> tuple[LogEntry, ...]:
+        """The entries after the checkpoint."""
+        return tuple(entry for entry in self.entries if entry.version > self.base)
 
-    Attributes:
-        name: of the collection.
-        version: of the manifest that they were compared with; a commit names it as its `read_version`.
-        new, updated: items to index, each with a collection id. New are also those that failed before; updated those
-            that are live as they are, and failed in a form that the source has taken back since; among both are items
-            of another collection id, with `error` set, so that their failure goes on record.
-        same: number of items that are live as they are.
-        older: number of items of which the index holds a later form.
-        stale: keys among `same` that were indexed under another recipe; they are rebuilt only when asked.
-    """
-
-    name: str
-    version: int
-    new: tuple[StagedItem, ...]
-    updated: tuple[StagedItem, ...]
-    same: int
-    older: int
-    stale: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An item that was found, with what decides whether it is to be indexed."""
-
-    staged: StagedItem
-    state: ItemState
-
-
-def collection_of(item: Mapping[str, object], settings: IndexSettings) -> str:
-    """The collection id that an item's scene will have; "" where it is too broken to have one."""
-    named = item.get("collection")
-    if isinstance(named, str) and named:
-        return named
-    try:
-        return settings.profile_of(item).name
-    except _BROKEN:
-        return ""
+    def _undamaged(self, damage: DamagedCheckpointError) -> Manifest:
+        """The same version, built on the checkpoint before the present one."""
+        logger.warning("%s; reading on from the checkpoint before it: `stacchip repair` writes a new one", damage)
+        number, before = self.head.checkpoint if self.head else 0, None
+        while number and before is None:
+            one = Checkpoint.of(self.store, self.log.read(number))
+            before = one if one and one.version < self.base else None
+            number = self.log.read(number - 1).checkpoint if number > 1 else 0
+        first = before.version + 1 if before else 1
+        return Manifest(self.log, self.name, _back_to(self.log, self.entries, first), before)
 
 
-def usual_collection(found: Iterable[object]) -> str:
-    """The collection id that most items name, the first by name of several; "" where none names one."""
-    counts = Counter(one for one in found if isinstance(one, str) and is_name(one))
-    return min(counts, key=lambda one: (-counts[one], one), default="")
-
-
-def in_collection(staged: StagedItem, collection: str, name: str) -> StagedItem:
-    """An item as one of a collection: it takes the id if it has none, and has `error` set if it has another."""
-    named = staged.item.get("collection")
-    if staged.error is not None or not collection or named == collection:
-        return staged
-    if not named:
-        return replace(staged, item={**staged.item, "collection": collection})
-    return replace(staged, error=f"item {staged.item.get('id')}: {other_collection(named, collection, name)}")
-
-
-def other_collection(found: object, collection: str, name: str) -> str:
-    """Why an item can't go into a collection of the warehouse."""
-    return (
-        f"it belongs to collection {str(found)[:80]!r}, and {name!r} of the warehouse holds items of {collection!r}: "
-        "index it under another name"
-    )
-
-
-def candidate(staged: StagedItem, settings: IndexSettings) -> Candidate:
-    """What is known of an item before it is indexed; `recipe` is "" where the item is too broken to have one."""
-    item, spec = staged.item, settings.spec
-    try:
-        recipe = settings.recipe(settings.profile_of(item))
-    except _BROKEN:
-        recipe = ""
-    item_id = str(item.get("id") or "")
-    return Candidate(
-        staged,
-        ItemState(
-            key=f"{collection_of(item, settings)}/{item_id}",
-            item_id=item_id,
-            fingerprint=fingerprint(item),
-            updated=_updated(item),
-            recipe=recipe,
-            size_px=spec.size,
-            stride_px=spec.stride,
-            edge=spec.edge,
-            op="failed" if staged.error else "add",
-            stage=None,
-            reason=staged.error,
-            is_transient=None,
-            file=None,
-            row_group=None,
-            rows=0,
-        ),
-    )
-
-
-def classify(manifest: Manifest, items: Iterable[StagedItem], settings: IndexSettings) -> Classified:
-    """Compare items with a collection."""
-    given = list(items)
-    sound = [staged.item for staged in given if staged.error is None]
-    collection = (
-        manifest.collection
-        or usual_collection(item.get("collection") for item in sound)
-        or usual_collection(collection_of(item, settings) for item in sound)
-    )
-    found = newest_of_each([candidate(in_collection(staged, collection, manifest.name), settings) for staged in given])
-    states = manifest.states({identity.key for identity in found})
-    live = {state.identity: state for state in states_of(states.live)}
-    failed = {state.identity for state in states_of(states.failed)}
-    verdicts = {
-        identity: compare(one.state, live.get(identity), has_failed=identity in failed)
-        for identity, one in found.items()
-    }
-    by_verdict = {
-        verdict: tuple(found[identity].staged for identity, given in verdicts.items() if given is verdict)
-        for verdict in Verdict
-    }
-    return Classified(
-        name=manifest.name,
-        version=manifest.version,
-        new=by_verdict[Verdict.NEW],
-        updated=by_verdict[Verdict.UPDATED],
-        same=len(by_verdict[Verdict.SAME]),
-        older=len(by_verdict[Verdict.OLDER]),
-        stale=tuple(
-            identity.key
-            for identity, verdict in verdicts.items()
-            if verdict is Verdict.SAME and found[identity].state.recipe not in ("", live[identity].recipe)
-        ),
-    )
-
-
-def newest_of_each(found: Iterable[Candidate]) -> Mapping[Identity, Candidate]:
-    """Each item once: of several forms the one with the latest `updated`, then the greatest fingerprint."""
-    chosen: dict[Identity, Candidate] = {}
-    for one in found:
-        before = chosen.get(one.state.identity)
-        if before is None or rank(one.state) > rank(before.state):
-            chosen[one.state.identity] = one
-    return chosen
-
-
-def compare(found: ItemState, live: ItemState | None, *, has_failed: bool = False) -> Verdict:
-    """What an item means, given what is live; the source's `updated` and the fingerprint decide, never our clock.
-
-    Args:
-        found: the item.
-        live: the form of it that the index holds.
-        has_failed: a later form has failed, and is on record until the item is committed again.
-    """
-    if live is None:
-        return Verdict.NEW
-    if found.fingerprint == live.fingerprint:
-        return Verdict.UPDATED if has_failed else Verdict.SAME
-    return Verdict.OLDER if is_older(found, live) else Verdict.UPDATED
-
-
-def is_older(one: ItemState, other: ItemState) -> bool:
-    """Whether the source dates `one` before `other`; unknown where one of them has no `updated`."""
-    return one.updated is not None and other.updated is not None and one.updated < other.updated
-
-
-def rank(state: ItemState) -> tuple[bool, float, str, str]:
-    """Orders several forms of one item in one run; the greatest is taken."""
-    updated_at = state.updated.timestamp() if state.updated else float("-inf")
-    return state.op != "failed", updated_at, state.fingerprint, state.recipe
-
-
-def _updated(item: Mapping[str, object]) -> datetime | None:
-    return updated(item) if isinstance(item.get("properties"), Mapping) else None
+def _back_to(log: Log, entries: tuple[LogEntry, ...], first: int) -> tuple[LogEntry, ...]:
+    """Entries that follow each other, with those before them from `first` on."""
+    if not entries or entries[0].version <= first:
+        return entries
+    return log.follow(log.span(first, entries[0].version - 1), entries)

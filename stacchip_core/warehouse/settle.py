@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from stacchip_core.warehouse.classify import is_older, rank
 from stacchip_core.warehouse.entry import Totals
 from stacchip_core.warehouse.items import Identity, ItemState, States, states_of
-from stacchip_core.warehouse.manifest import is_older, rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +17,26 @@ class Settled:
 
     Attributes:
         places: which rows of the run's table.
-        ops: what each does: "add", "update" or "failed".
+        ops: what each does: "add", "update", "delete" or "failed".
+        was: datetime of the form that each takes the place of, if it does.
         chips: rows of chips they bring.
         change: what they do to the totals.
     """
 
     places: tuple[int, ...]
     ops: tuple[str, ...]
+    was: tuple[datetime | None, ...]
     chips: int
     change: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is committed of an identity, if anything."""
+
+    live: ItemState | None = None
+    failed: ItemState | None = None
+    deleted: ItemState | None = None
 
 
 def settle(mine: Sequence[ItemState], states: States, read_version: int) -> Settled:
@@ -35,50 +47,63 @@ def settle(mine: Sequence[ItemState], states: States, read_version: int) -> Sett
         states: of the same items, at the newest version.
         read_version: the version the run compared its items with.
     """
-    live = {state.identity: state for state in states_of(states.live)}
-    failed = {state.identity: state for state in states_of(states.failed)}
+    live, failed, deleted = ({one.identity: one for one in states_of(rows)} for rows in states.tables())
     chosen: dict[Identity, int] = {}
     for place, state in enumerate(mine):
-        before = chosen.get(state.identity)
-        if before is None or rank(state) > rank(mine[before]):
+        other = chosen.get(state.identity)
+        if other is None or rank(state) > rank(mine[other]):
             chosen[state.identity] = place
+    known = {one: Known(live.get(one), failed.get(one), deleted.get(one)) for one in chosen}
     ops = {
-        place: op
-        for identity, place in chosen.items()
-        if (op := decide(mine[place], live.get(identity), failed.get(identity), read_version))
+        place: op for one, place in chosen.items() if (op := decide(mine[place], known[one], read_version)) is not None
     }
-    done = [(mine[place], live.get(mine[place].identity)) for place, op in ops.items() if op != "failed"]
+    gone = {place: live.get(mine[place].identity) for place, op in ops.items() if op != "failed"}
+    come = [mine[place] for place, op in ops.items() if op in ("add", "update")]
+    went = [state for state in gone.values() if state is not None]
+    chips = sum(state.rows for state in come)
     return Settled(
         places=tuple(ops),
         ops=tuple(ops.values()),
-        chips=sum(after.rows for after, _ in done),
-        change=Totals(
-            items=sum(before is None for _, before in done),
-            chips=sum(after.rows - (before.rows if before else 0) for after, before in done),
-        ),
+        was=tuple(before.datetime if (before := gone.get(place)) else None for place in ops),
+        chips=chips,
+        change=Totals(items=len(come) - len(went), chips=chips - sum(state.rows for state in went)),
     )
 
 
-def decide(mine: ItemState, live: ItemState | None, failed: ItemState | None, read_version: int) -> str | None:
+def decide(mine: ItemState, known: Known, read_version: int) -> str | None:
     """What a row does to the state; None where it is no news.
 
     Which form of an item stays follows its source's `updated`, then, between two runs that overlapped, its
     fingerprint and recipe; never anybody's clock. A form that is live already is news after a failure that the run
     knew of: its source has taken the form back that failed.
     """
+    live, failed = known.live, known.failed
+    if mine.op == "delete":
+        return _decide_delete(mine, known, read_version)
     if live is not None and _is_same(mine, live):
         is_mended = failed is not None and failed.version <= read_version and mine.op != "failed"
         return "update" if is_mended else None
-    if live is not None and is_older(mine, live):
+    if (live is not None and is_older(mine, live)) or _is_gone(mine, known.deleted, read_version):
         return None
     if mine.op == "failed":
         return None if failed is not None and _is_same_failure(mine, failed) else "failed"
     if live is None:
         return "add"
     is_tie = live.version > read_version and not is_older(live, mine)
-    if is_tie and (mine.fingerprint, mine.recipe) < (live.fingerprint, live.recipe):
-        return None
-    return "update"
+    is_loser = is_tie and (mine.fingerprint, mine.recipe) < (live.fingerprint, live.recipe)
+    return None if is_loser else "update"
+
+
+def _decide_delete(mine: ItemState, known: Known, read_version: int) -> str | None:
+    """A delete is of the form that the run saw: one that came meanwhile stays. It also takes a failure off the list."""
+    if known.live is not None:
+        return "delete" if _is_same(mine, known.live) else None
+    return "delete" if known.failed is not None and known.failed.version <= read_version else None
+
+
+def _is_gone(mine: ItemState, deleted: ItemState | None, read_version: int) -> bool:
+    """Whether another run has deleted the item since this one looked at it, and its source does not date mine later."""
+    return deleted is not None and deleted.version > read_version and not is_older(deleted, mine)
 
 
 def _is_same(one: ItemState, other: ItemState) -> bool:

@@ -1,0 +1,99 @@
+"""What a run made and wants committed: the parts of its batches, or items to take out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stacchip_core.errors import LookupFailedError
+from stacchip_core.warehouse.entry import FileInfo, canonical
+from stacchip_core.warehouse.files import naming
+from stacchip_core.warehouse.items import ITEM_SCHEMA, last_of_each, with_all
+from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.store import Store
+
+Source = Mapping[str, object]  # where items came from, as the log keeps it
+
+FILES_FOOTER = b"stacchip:files"  # footer entry of a part: the data files that its rows point to
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run made and wants committed.
+
+    Attributes:
+        rows: item rows, all columns.
+        files: the data files they point to, by path.
+        written_at: when the oldest of it was written, by the store's clock.
+        read_version: of the manifest that the run compared its items with.
+        sources: where the items came from; goes into the log.
+    """
+
+    rows: pa.Table
+    files: Mapping[str, FileInfo]
+    written_at: datetime | None
+    read_version: int
+    sources: tuple[Source, ...] = ()
+
+
+def read_work(
+    store: Store, parts: Sequence[str], *, read_version: int, sources: Iterable[Mapping[str, object]] = ()
+) -> Work:
+    """Gather the parts that batches have staged."""
+    tables, files = [ITEM_SCHEMA.empty_table()], dict[str, FileInfo]()
+    for key in parts:
+        with naming(store, key):
+            table = pq.read_table(pa.BufferReader(store.read(key)))
+            listed = json.loads((table.schema.metadata or {})[FILES_FOOTER])
+            files |= {info.path: info for info in map(FileInfo.from_json, listed)}
+        tables.append(with_all(table))
+    return Work(
+        rows=pa.concat_tables(tables).combine_chunks(),
+        files=files,
+        written_at=min((store.modified(key) for key in parts), default=None),
+        read_version=read_version,
+        sources=tuple(sources),
+    )
+
+
+def removal(manifest: Manifest, item_ids: Collection[str], reason: str) -> Work:
+    """What takes items out of a collection, at every chip size that they have, and off its list of failures.
+
+    Raises:
+        LookupFailedError: the collection knows no such item.
+    """
+    states = manifest.states({f"{manifest.collection}/{item_id}" for item_id in item_ids})
+    known = pa.concat_tables([states.failed, states.live])
+    if missing := set(item_ids) - set(known["item_id"].to_pylist()):  # failures of items that are none of its own
+        failed = manifest.states().failed
+        known = pa.concat_tables([known, failed.filter(pc.is_in(failed["item_id"], pa.array(sorted(missing))))])
+    if missing := sorted(set(item_ids) - set(known["item_id"].to_pylist())):
+        raise LookupFailedError(f"collection {manifest.name!r} has no item {', '.join(missing[:5])}")
+    nothing = dict.fromkeys(("stage", "is_transient", "file", "row_group"))
+    values = {**nothing, "op": "delete", "reason": reason, "rows": 0}
+    rows = with_all(last_of_each(known))
+    for name, value in values.items():
+        field = ITEM_SCHEMA.field(name)
+        rows = rows.set_column(
+            ITEM_SCHEMA.get_field_index(name), field, pa.repeat(pa.scalar(value, field.type), len(rows))
+        )
+    return Work(rows, {}, None, manifest.version)
+
+
+def followed(before: Sequence[Source], mine: Sequence[Source]) -> tuple[Source, ...]:
+    """A run's sources, and those that others follow; of one source the later watermark stays.
+
+    A source is all that describes it but its `watermark`; one without a watermark is only told by its own commit.
+    """
+    found: dict[bytes, Source] = {}
+    for source in (*(one for one in before if one.get("watermark")), *mine):
+        place = canonical({name: value for name, value in source.items() if name != "watermark"})
+        other = found.get(place, source)
+        found[place] = max(other, source, key=lambda one: str(one.get("watermark") or ""))
+    return tuple(found.values())
