@@ -1,18 +1,36 @@
-"""GDAL opens a written index: by its ADBC driver and DuckDB's library, as wheels of GDAL carry no Parquet driver."""
+"""GDAL, DuckDB and geopandas open what is written: an index, and every file of a combined version.
+
+GDAL by its ADBC driver and DuckDB's library, as its wheels carry no Parquet driver.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import geopandas
+import pyarrow.parquet as pq
 import pyogrio
 import pytest
+import stac_geoparquet.arrow
 
 from stacchip_core import Indexer
+from stacchip_core.warehouse.entry import FileInfo
+from stacchip_core.warehouse.stac_items import OWN
 from tests import scenes
+from tests.warehouses import grow, made
 
 needs_adbc = pytest.mark.skipif("ADBC" not in pyogrio.list_drivers(), reason="this GDAL was built without ADBC")
+
+
+def by_gdal(path: Path) -> geopandas.GeoDataFrame:
+    spec = importlib.util.find_spec("_duckdb")
+    assert spec is not None
+    pyogrio.set_gdal_config_options({"OGR_ADBC_AUTO_LOAD_DUCKDB_SPATIAL": "NO"})  # it would be looked for elsewhere
+    return pyogrio.read_dataframe(f"ADBC:{path}", ADBC_DRIVER=spec.origin)
 
 
 @needs_adbc
@@ -20,13 +38,68 @@ def test_gdal_opens_an_index_with_crs_and_geometry(tmp_path: Path) -> None:
     item = scenes.sentinel2_scene(tmp_path, grid=scenes.utm_grid(600))
     index = Indexer(item, chip_size=100, local_roots=[tmp_path]).create_index()
     index.write(tmp_path / "index.parquet")
-    spec = importlib.util.find_spec("_duckdb")
-    assert spec is not None
-    pyogrio.set_gdal_config_options({"OGR_ADBC_AUTO_LOAD_DUCKDB_SPATIAL": "NO"})  # it would be looked for elsewhere
-    frame = pyogrio.read_dataframe(f"ADBC:{tmp_path / 'index.parquet'}", ADBC_DRIVER=spec.origin)
+    frame = by_gdal(tmp_path / "index.parquet")
     assert frame.crs.to_authority() == ("OGC", "CRS84")
     expected = geopandas.read_parquet(tmp_path / "index.parquet").set_index("chip_id")
     found = frame.set_index("chip_id").loc[expected.index]
     assert len(found) == 36
     assert found.geometry.geom_equals(expected.geometry).all()
     assert found["cloud_fraction"].fillna(-1).equals(expected["cloud_fraction"].fillna(-1))
+
+
+Listed = list[tuple[FileInfo, Path]]
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Listed:
+    """Data and items files of a combined index of three sensors, of which one was merged twice."""
+    folder = tmp_path_factory.mktemp("combined")
+    (folder / "pixels").mkdir()
+    warehouse = made(folder / "pixels", folder / "warehouse")
+    grow(warehouse, folder / "pixels")
+    entry = warehouse.combined("global").entry
+    assert entry.kept and {info.role for info in entry.added} == {"data", "items"}
+    return [(info, folder / "warehouse" / info.path) for info in (*entry.kept, *entry.added)]
+
+
+def test_every_file_of_a_combined_version_is_geoparquet_to_geopandas_and_duckdb(listed: Listed) -> None:
+    for info, path in listed:
+        frame = geopandas.read_parquet(path)
+        assert len(frame) == info.rows
+        assert frame.crs.to_authority() == ("OGC", "CRS84")
+        assert frame.geometry.is_valid.all()
+        west, south, east, north = frame.total_bounds
+        half = geopandas.read_parquet(path, bbox=(west, south, (west + east) / 2, north))
+        assert 0 < len(half) <= len(frame)
+        covering = json.loads(pq.read_metadata(path).metadata[b"geo"])["columns"]["geometry"]["covering"]["bbox"]
+        column = covering["xmin"][0]
+        query = f'SELECT min("{column}".xmin), max("{column}".ymax), count(geometry) FROM read_parquet(?)'
+        (row,) = duckdb.execute(query, [str(path)]).fetchall()
+        assert row == (pytest.approx(west, abs=1e-4), pytest.approx(north, abs=1e-4), info.rows)
+        boxes, bounds = pq.read_table(path, columns=[column])[column].combine_chunks(), frame.geometry.bounds
+        assert (boxes.field("xmin").to_numpy() <= bounds["minx"]).all()
+        assert (boxes.field("ymax").to_numpy() >= bounds["maxy"]).all()
+
+
+@needs_adbc
+def test_every_file_of_a_combined_version_is_a_layer_to_gdal(listed: Listed) -> None:
+    for info, path in listed:
+        frame = by_gdal(path)
+        assert len(frame) == info.rows
+        assert frame.crs.to_authority() == ("OGC", "CRS84")
+        expected = geopandas.read_parquet(path, columns=["geometry"])
+        assert sorted(frame.geometry.to_wkb()) == sorted(expected.geometry.to_wkb())
+
+
+def test_the_readers_of_stac_geoparquet_take_every_items_file_of_a_combined_version(listed: Listed) -> None:
+    found = dict[str, Any]()
+    for info, path in listed:
+        if info.role == "items":
+            items = list(stac_geoparquet.arrow.stac_table_to_items(pq.read_table(path)))
+            assert len(items) == info.rows
+            found |= {item["properties"][f"{OWN}key"]: item for item in items}
+    assert len(found) == 5
+    for key, item in found.items():
+        assert key == f"{item['collection']}/{item['id']}"
+        assert item["type"] == "Feature" and item["assets"] and item["geometry"]["type"] == "Polygon"
+        assert all(asset["href"] for asset in item["assets"].values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -107,26 +106,20 @@ def test_a_column_that_items_do_not_have_is_the_callers_error() -> None:
         version_of(half_dead()).items(["nope"])
 
 
-def test_a_changed_page_is_an_error_and_never_rows() -> None:
+def test_a_changed_byte_is_an_error_and_never_rows() -> None:
     store = memory_store()
     commit_pieces(store, "s2", [Piece(1, rows=500)])
     version = version_of(store)
     (info,) = version.files
     whole = store.read(info.path)
-    silent = 0
-    for place in range(4, len(whole) - 3000, len(whole) // 60):
+    for place in range(0, len(whole), len(whole) // 60):
         store.write(info.path, whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        try:
-            assert chip_ids(version.dataset()) == sorted(Piece(1, rows=500).chip_ids)
+        with pytest.raises(CorruptWarehouseError, match=info.path):
             version.dataset().to_table()
-            silent += 1
-        except (OSError, pa.ArrowException):
-            continue
-    assert silent < 30, "most of a file is pages, which carry checksums"
 
 
 def test_item_rows_that_name_an_unlisted_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     version = version_of(half_dead())
-    monkeypatch.setattr(Manifest, "data_files", lambda self: {})
+    monkeypatch.setattr(Manifest, "data_files", lambda self, paths=None: {})
     with pytest.raises(CorruptWarehouseError, match="items of collection 's2' name 'collections/s2/data/"):
         version.dataset()

@@ -17,10 +17,11 @@ from stacchip_core.index.schema import bbox_column, chip_schema
 from stacchip_core.sources.profiles import Property
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.batch import BatchResult, Indexed, write_batch
-from stacchip_core.warehouse.commit import Commit, commit, read_work
+from stacchip_core.warehouse.commit import Commit, commit
 from stacchip_core.warehouse.items import ItemState
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import Store
+from stacchip_core.warehouse.work import read_work
 
 PLATFORM = (Property(name="platform", type="text"),)
 

@@ -72,8 +72,7 @@ def write_data(store: Store, draft: FileInfo, groups: Iterable[pa.Table]) -> Fil
 
     def write(local: Path) -> None:
         nonlocal rows
-        options = {**writer_options(schema), "write_page_checksum": True}
-        with pq.ParquetWriter(local, schema, **options) as writer:
+        with pq.ParquetWriter(local, schema, **writer_options(schema)) as writer:
             for group in groups:
                 writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=len(group))
                 rows += len(group)

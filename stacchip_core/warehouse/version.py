@@ -15,8 +15,10 @@ from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.data import schema_of, union
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
-from stacchip_core.warehouse.items import IDENTITY, LIGHT, at_spec, empty_rows, grids_of, read_items
+from stacchip_core.warehouse.files import proven_filesystem
+from stacchip_core.warehouse.items import IDENTITY, LIGHT, at_spec, empty_rows, grids_of
 from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.parts import read_part_items
 from stacchip_core.warehouse.store import Store
 
 RowGroups = tuple[int, ...] | None  # the live ones of a data file; None: all of them
@@ -81,11 +83,10 @@ class IndexVersion(ABC):
         return schema_of(union(info.columns for info in self.files))
 
     def dataset(self) -> ds.Dataset:
-        """Its live rows, in the chip table's schema; damaged pages are an OSError, never wrong rows."""
-        filesystem = self.store.arrow_filesystem
-        options = ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
-        layout = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        """Its live rows, in the chip table's schema; damaged bytes are a CorruptWarehouseError, never wrong rows."""
         live = self._live_files()
+        filesystem = proven_filesystem(self.store, live)
+        layout = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=True))
         fragments = [
             layout.make_fragment(self.store.path(info.path), filesystem, row_groups=groups and list(groups))
             for info, groups in live.items()
@@ -168,16 +169,20 @@ class CombinedVersion(IndexVersion):
         return self.entry.files("data")
 
     def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
-        """Item rows; `item` and `scene`, their JSON, only where asked for by name."""
+        """Item rows; `scene` only where asked for by name, and no `item`: the files hold items as stac-geoparquet.
+
+        Raises:
+            InputError: `item` is asked for, or a column that items do not have.
+        """
         wanted = list(dict.fromkeys([*columns, *IDENTITY]))
-        tables = [read_items(self.store, info, wanted) for info in self.entry.files("items")]
+        tables = [read_part_items(self.store, info, wanted) for info in self.entry.files("items")]
         rows = pa.concat_tables([empty_rows(wanted), *tables])
         return rows.sort_by([(name, "ascending") for name in IDENTITY]).select(list(columns))
 
     def _scene_rows(self, keys: Collection[str], spec: GridSpec) -> pa.Table:
         wanted = [*IDENTITY, "scene"]
         tables = [
-            read_items(self.store, info, wanted, own)
+            read_part_items(self.store, info, wanted, own)
             for info in self.entry.files("items")
             if str(spec) in info.grids and (own := [key for key in keys if key.startswith(f"{info.collection_id}/")])
         ]
