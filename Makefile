@@ -16,7 +16,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint check test bench lock clean
+.PHONY: help setup demo lint check test campaign bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,18 @@ check: lint ## Lint, types and unit tests without servers: the inner loop, at mo
 
 test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
 	$(BIN)/pytest -q -m "not benchmark"
+
+campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; figures go into docs/reliability.md
+	@command -v radosgw >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	  radosgw ceph-mon ceph-osd ceph-mgr ceph-common >/dev/null; } || { \
+	  echo "Ceph's S3 server is not installed and can't be; tests/campaign/radosgw.py names its packages" >&2; exit 1; }
+	$(BIN)/python -m tests.campaign.radosgw $(BIN)/pytest -q tests/test_store.py tests/test_store_races.py -k own_server
+	$(BIN)/python -m tests.campaign.races --rounds 10000 --backend local
+	$(BIN)/python -m tests.campaign.races --rounds 10000 --backend fake
+	$(BIN)/python -m tests.campaign.races --rounds 10000 --backend radosgw
+	$(BIN)/python -m tests.campaign.races --lost 2000
+	$(BIN)/python -m tests.campaign.kills --kills 2000 --backend local
+	$(BIN)/python -m tests.campaign.machine --examples 1000 --steps 500
 
 bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size scene
 	$(BIN)/python -m tests.benchmarks.compare

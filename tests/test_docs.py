@@ -10,7 +10,7 @@ import pytest
 from tests import scenes
 from tests.data import REPO
 
-PAGES = ("warehouse.md", "datasets.md")
+PAGES = ("warehouse.md", "care.md", "datasets.md")
 
 
 def test_examples_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ def test_what_is_not_there_is_told_with_what_is(tmp_path: Path, folder: Path, it
     warehouse.index_items(items, chip_size=SIZE)
     with pytest.raises(VersionNotFoundError, match=r"no collection 's2'; there are naip, sentinel-2-l2a"):
         warehouse.merge("global", ["s2"])
-    with pytest.raises(VersionNotFoundError, match="collection 'naip' has no version 7; it has 1 to 1"):
+    with pytest.raises(VersionNotFoundError, match="collections/naip has no version 7; it has versions 1 to 1"):
         warehouse.collection("naip", 7)
     warehouse.merge("global", ["naip"])
     with pytest.raises(VersionNotFoundError, match="combined/global has no version 7; it has versions 1 to 1"):
@@ -357,11 +357,12 @@ def test_what_is_no_warehouse_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_a_warehouse_is_made_once(tmp_path: Path) -> None:
     first = Warehouse(tmp_path, create=True).store.read(FORMAT_KEY)
     assert Warehouse(tmp_path, create=True).store.read(FORMAT_KEY) == first
-    assert json.loads(first) | {"uuid": ""} == {
+    assert json.loads(first) | {"uuid": "", "checksum": ""} == {
         "format": "stacchip-warehouse",
         "version": 1,
         "features": [],
         "uuid": "",
+        "checksum": "",
     }
 
 

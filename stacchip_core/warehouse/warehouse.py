@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from stacchip_core.errors import (
-    InputError,
-    ObjectExistsError,
-    ObjectNotFoundError,
-    StoreError,
-    VersionNotFoundError,
-)
+from stacchip_core.errors import InputError, VersionNotFoundError
 from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.access import Storage, as_roots
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.warehouse import batch
 from stacchip_core.warehouse.batch import BatchResult
+from stacchip_core.warehouse.classify import Classified, classify
 from stacchip_core.warehouse.combined import merge
-from stacchip_core.warehouse.commit import Commit, commit, read_work
-from stacchip_core.warehouse.entry import NAME, canonical
+from stacchip_core.warehouse.commit import Commit, commit
+from stacchip_core.warehouse.diff import Diff, diff
+from stacchip_core.warehouse.entry import NAME
+from stacchip_core.warehouse.expire import Expiry, expire
+from stacchip_core.warehouse.format import FORMAT_KEY, check_format, make_format
 from stacchip_core.warehouse.intake import Grouping, Item, read_items, safe_name
 from stacchip_core.warehouse.log import Log
-from stacchip_core.warehouse.manifest import Classified, Manifest, classify
+from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.problems import Report
+from stacchip_core.warehouse.repair import Repair, repair
+from stacchip_core.warehouse.retention import VersionInfo, asked_for, check_sha256, folder_of, versions
 from stacchip_core.warehouse.store import Store, open_store
+from stacchip_core.warehouse.tags import Tag, all_tags, drop_tag, put_tag
+from stacchip_core.warehouse.vacuum import GRACE, Vacuum, vacuum
+from stacchip_core.warehouse.verify import verify
 from stacchip_core.warehouse.version import CollectionVersion, CombinedVersion, IndexVersion
+from stacchip_core.warehouse.work import read_work, removal
 
-__all__ = ["Warehouse", "safe_name"]
-
-FORMAT_KEY = "_format.json"
-FORMAT_NAME, FORMAT_VERSION = "stacchip-warehouse", 1
-FEATURES: frozenset[str] = frozenset()  # what a warehouse may ask of its readers, beyond the format version
+__all__ = ["FORMAT_KEY", "Warehouse", "safe_name"]
 
 PAGE_ITEMS = 2000  # items of a commit: what a run that is killed may lose
 _BATCH_ITEMS = 16
@@ -81,8 +80,8 @@ class Warehouse:
         self.root = self.store.root
         self.local_roots = as_roots(local_roots)
         if create:
-            _make(self.store)
-        _check_format(self.store)
+            make_format(self.store)
+        check_format(self.store)
 
     def __repr__(self) -> str:
         """Class and root."""
@@ -177,6 +176,23 @@ class Warehouse:
         work = read_work(self.store, parts, read_version=read_version, sources=sources)
         return commit(manifest, work)
 
+    def remove_items(self, name: str, item_ids: Collection[str], *, reason: str) -> Commit:
+        """Take items out of a collection, at every chip size that they have, and off its list of failures.
+
+        A form of an item that another run commits meanwhile stays.
+
+        Args:
+            name: of the collection.
+            item_ids: ids of its items.
+            reason: kept in the log, for people.
+
+        Raises:
+            LookupFailedError: the collection knows no such item.
+            CommitConflictError, CommitUnknownError: as for `commit`.
+        """
+        manifest = self._manifest(name)
+        return commit(manifest, removal(manifest, item_ids, reason))
+
     def collections(self) -> list[str]:
         """Names of the collections that have a version."""
         return self._names("collections")
@@ -185,28 +201,39 @@ class Warehouse:
         """Names of the combined indexes that have a version."""
         return self._names("combined")
 
-    def collection(self, name: str, version: int | None = None) -> CollectionVersion:
-        """A collection at a version; None: the newest.
+    def collection(self, name: str, version: int | str | None = None) -> CollectionVersion:
+        """A collection at a version, or at the one that a tag names; None: the newest.
 
         Raises:
-            VersionNotFoundError: lists what there is.
+            VersionNotFoundError: lists what there is; or the version has expired.
+            CorruptWarehouseError: the log can't be trusted, or is not the one that was tagged.
         """
-        manifest = Manifest.load(self.store, _checked_name(name), version)
+        number, sha256 = asked_for(self.store, f"collections/{_checked_name(name)}", version)
+        manifest = Manifest.load(self.store, name, number)
         if manifest.head is None:
             raise self._no_such("collection", name, self.collections())
+        check_sha256(version, sha256, manifest.sha256)
         return CollectionVersion(manifest, manifest.head)
 
-    def combined(self, name: str, version: int | None = None) -> CombinedVersion:
-        """A combined index at a version; None: the newest.
+    def combined(self, name: str, version: int | str | None = None) -> CombinedVersion:
+        """A combined index at a version, or at the one that a tag names; None: the newest.
 
         Raises:
-            VersionNotFoundError: lists what there is.
+            VersionNotFoundError: lists what there is; or the version has expired.
+            CorruptWarehouseError: the log can't be trusted, or is not the one that was tagged.
         """
         log = Log(self.store, f"combined/{_checked_name(name)}")
-        entry = log.newest() if version is None else log.read(version)
+        number, sha256 = asked_for(self.store, log.folder, version)
+        entry = log.newest() if number is None else log.read(number)
         if entry is None:
             raise self._no_such("combined index", name, self.combined_names())
+        check_sha256(version, sha256, entry.sha256)
         return CombinedVersion(self.store, name, entry)
+
+    def index(self, index: str, version: int | str | None = None) -> IndexVersion:
+        """A version of "combined/<name>" or "collections/<name>", or of a name alone, combined indexes first."""
+        kind, name = folder_of(self.store, index).split("/")
+        return self.collection(name, version) if kind == "collections" else self.combined(name, version)
 
     def merge(self, name: str, collections: Sequence[str]) -> IndexVersion:
         """Bring a combined index up to date with collections; where nothing changed, its present version.
@@ -220,6 +247,53 @@ class Warehouse:
             if collection not in known:
                 raise self._no_such("collection", collection, sorted(known))
         return merge(self.store, _checked_name(name), collections)
+
+    def versions(self, index: str) -> tuple[VersionInfo, ...]:
+        """All versions of an index, oldest first."""
+        return versions(self.store, folder_of(self.store, index))
+
+    def tag(self, tag: str, index: str, version: int | str | None = None) -> Tag:
+        """Name a version of an index, and hold it: it will not expire. The same tag again is harmless.
+
+        Raises:
+            InputError: the name is taken by another version.
+        """
+        one = self.index(index, version)
+        return put_tag(self.store, Tag(tag, folder_of(self.store, index), one.version, one.sha256))
+
+    def untag(self, tag: str) -> None:
+        """Delete a tag; nothing holds its version any longer, unless something else does."""
+        drop_tag(self.store, tag)
+
+    def tags(self) -> list[Tag]:
+        """All tags, by name."""
+        return all_tags(self.store)
+
+    def diff(self, index: str, old: int | str, new: int | str | None = None) -> Diff:
+        """What differs between two versions of an index; `new` None: the newest."""
+        return diff(self.index(index, old), self.index(index, new))
+
+    def expire(self, index: str, keep: int = 30, days: float = 90) -> Expiry:
+        """Let go of versions that are neither among the newest `keep` nor younger than `days`; see `expire`.
+
+        Raises:
+            InputError: less than a day, in which parts that were committed may be committed again.
+        """
+        if days < 1:
+            raise InputError(f"{index}: versions expire after a day at the earliest; got days={days:g}")
+        return expire(self.store, folder_of(self.store, index), keep=keep, days=days)
+
+    def vacuum(self, *, dry_run: bool = True, grace: timedelta = GRACE) -> Vacuum:
+        """Find files that no version needs, and remove them unless it is a dry run; see `vacuum`."""
+        return vacuum(self.store, dry_run=dry_run, grace=grace)
+
+    def verify(self, *, deep: bool = False) -> Report:
+        """Prove that all versions can be read as they were written; with `deep`, byte by byte; see `verify`."""
+        return verify(self.store, deep=deep)
+
+    def repair(self, *, dry_run: bool = True) -> Repair:
+        """Tell what would mend the warehouse, and do it unless it is a dry run; see `repair`."""
+        return repair(self.store, dry_run=dry_run)
 
     def _manifest(self, name: str) -> Manifest:
         return Manifest.load(self.store, _checked_name(name))
@@ -241,38 +315,6 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _make(store: Store) -> None:
-    """Put the format file there, once; whoever is second finds the first one's."""
-    if store.exists(FORMAT_KEY):
-        return
-    store.probe()
-    format_file = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "features": [], "uuid": str(uuid.uuid4())}
-    with suppress(ObjectExistsError):  # another process was faster, or an answer was lost: either is checked next
-        store.create(FORMAT_KEY, canonical(format_file))
-
-
-def _check_format(store: Store) -> None:
-    where = f"{store.root}/{FORMAT_KEY}"
-    try:
-        found = json.loads(store.read(FORMAT_KEY))
-    except ObjectNotFoundError as err:
-        raise InputError(
-            f"{store.root} is no warehouse: it has no {FORMAT_KEY}; Warehouse(root, create=True) makes one"
-        ) from err
-    except ValueError as err:
-        raise StoreError(f"{where} is damaged: {err}") from err
-    if not isinstance(found, dict) or found.get("format") != FORMAT_NAME:
-        raise InputError(f"{where} is not that of a warehouse: expected format {FORMAT_NAME!r}")
-    if found.get("version") != FORMAT_VERSION:
-        raise InputError(
-            f"{where}: format version {found.get('version')!r}; this release reads {FORMAT_VERSION}: "
-            "install a newer stacchip-core"
-        )
-    unknown = sorted(set(map(str, found.get("features") or ())) - FEATURES)
-    if unknown:
-        raise InputError(f"{where} asks for {', '.join(unknown)}: install a newer stacchip-core")
-
-
 def _settings(given: Mapping[str, Any]) -> IndexSettings:
     roots = as_roots(given.get("local_roots") or ())
     return IndexSettings.of(**{**given, "local_roots": roots, "storage": given.get("storage") or Storage()})
@@ -281,5 +323,6 @@ def _settings(given: Mapping[str, Any]) -> IndexSettings:
 def _together(before: Commit | None, after: Commit) -> Commit:
     if before is None:
         return after
-    sums = {field: getattr(before, field) + getattr(after, field) for field in ("new", "updated", "failed", "chips")}
+    counts = ("new", "updated", "deleted", "failed", "chips")
+    sums = {field: getattr(before, field) + getattr(after, field) for field in counts}
     return replace(after, **sums)

@@ -1,0 +1,116 @@
+"""Expiry: old versions are named in the log before vacuum may remove what they alone need."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from stacchip_core.errors import CommitConflictError, InputError
+from stacchip_core.warehouse.commit import writer
+from stacchip_core.warehouse.entry import Counts, LogEntry
+from stacchip_core.warehouse.files import iso
+from stacchip_core.warehouse.log import Log, Patience
+from stacchip_core.warehouse.store import Store
+
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What `expire` did.
+
+    Attributes:
+        version: newest version of the index now.
+        expired: versions up to this one are expired, 0: none; those that a tag, a dataset or a retained combined
+            version holds can be opened nevertheless.
+        added: how many versions this call has expired.
+    """
+
+    index: str
+    version: int
+    expired: int
+    added: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def expire(store: Store, folder: str, *, keep: int = 30, days: float = 90, patience: Patience | None = None) -> Expiry:
+    """Name the versions of an index that may no longer be opened: those neither among the newest nor young.
+
+    Entries that only expire others are not counted among the newest, so that the same call again does nothing.
+
+    Args:
+        store: where the index is.
+        folder: "combined/<name>" or "collections/<name>".
+        keep: how many of the newest versions stay.
+        days: versions that were the newest less than so many days ago stay, by the store's clock.
+        patience: with lost races.
+
+    Raises:
+        InputError: keep below 1, or days below 0.
+        CommitConflictError: lost too many races.
+        CommitUnknownError: nobody answered; the next call will see.
+    """
+    if keep < 1 or days < 0:
+        raise InputError(f"{folder}: keep at least 1 version, and 0 days or more; got keep={keep}, days={days:g}")
+    log = Log(store, folder)
+    for attempt in range(_ATTEMPTS):
+        entries = log.entries()
+        limit = min(_beyond_newest(entries, keep), _long_replaced(store, log, entries, days))
+        head = entries[-1]
+        if limit <= head.expired:
+            return Expiry(folder, head.version, head.expired, 0)
+        try:
+            done = log.append(_entry(store, folder, head, limit))
+        except CommitConflictError:
+            (patience or Patience()).pause(min(attempt, 4))
+            continue
+        return Expiry(folder, done.version, limit, limit - head.expired)
+    raise CommitConflictError(f"{folder}: lost {_ATTEMPTS} races for the next version; run again")
+
+
+def _beyond_newest(entries: Sequence[LogEntry], keep: int) -> int:
+    """The last version before the newest `keep`; 0 where there are fewer."""
+    numbers = [entry.version for entry in entries if entry.operation != "expire"]
+    return numbers[-keep] - 1 if len(numbers) >= keep else 0
+
+
+def _long_replaced(store: Store, log: Log, entries: Sequence[LogEntry], days: float) -> int:
+    """The last version that, like all before it, was replaced more than `days` ago."""
+    written = store.listing(f"{log.folder}/log")
+    before = _now(store) - timedelta(days=days)
+    for entry in entries[1:]:
+        listed = written.get(log.key(entry.version))
+        if listed is None or listed.modified > before:
+            return entry.version - 2
+    return entries[-1].version - 1
+
+
+def _now(store: Store) -> datetime:
+    return store.now()
+
+
+def _entry(store: Store, folder: str, head: LogEntry, limit: int) -> LogEntry:
+    """The next entry: the same state as the one before, of which it carries everything forward."""
+    return replace(
+        head,
+        version=head.version + 1,
+        prev_sha256=head.sha256,
+        txn=str(uuid.uuid4()),
+        operation="expire",
+        read_version=head.version,
+        added=(),
+        kept=() if folder.startswith("collections/") else (*head.kept, *head.added),
+        removed=(),
+        counts=Counts(),
+        expired=limit,
+        stored_at=iso(_now(store)),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        writer=writer(),
+        sha256="",
+    )
