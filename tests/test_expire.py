@@ -91,6 +91,10 @@ def test_the_same_call_again_does_nothing(ages: list[tuple[float, bool]], keep: 
     assert len(Log(store, S2).entries()) == first.version
 
 
+def test_an_index_without_a_version_has_nothing_to_expire() -> None:
+    assert expire(FaultyStore(), S2, keep=1).version == 0
+
+
 def test_the_clock_is_the_stores() -> None:
     """All was written today by this machine's clock, and long ago by the store's."""
     store = FaultyStore()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stacchip_core.errors import InputError
 from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse import changed, combined, compaction, month
 from stacchip_core.warehouse import parts as parts_module
@@ -24,7 +26,7 @@ from stacchip_core.warehouse.parts import KEPT, POINTER, Part, parts_of
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.version import CombinedVersion
 from stacchip_core.warehouse.work import removal
-from tests.faulty_store import memory_store
+from tests.faulty_store import FaultyStore, memory_store
 from tests.warehouse_rows import PLATFORM, Piece, chip_ids, commit_pieces
 
 NO_WAIT = Patience(sleep=lambda _: None)
@@ -512,3 +514,33 @@ def test_items_are_the_same_in_however_many_files_they_wait(bytes_: int, monkeyp
     found = merged()
     assert found[0].equals(expected[0])
     assert found[1].equals(expected[1])
+
+
+# --- the age of what is committed
+
+
+def test_parts_kept_from_long_ago_do_not_make_a_merge_old() -> None:
+    store = FaultyStore()
+    commit_pieces(store, "s2", [Piece(1), Piece(2)])
+    merge(store, "global", ["s2"])
+    store.shared.clock_offset = timedelta(days=40)
+    commit_pieces(store, "s2", [Piece(3)])
+    version = merge(store, "global", ["s2"])
+    assert (version.version, version.count()) == (2, 9)
+    assert version.entry.kept
+
+
+def test_a_merge_whose_files_took_more_than_a_day_is_not_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FaultyStore()
+    commit_pieces(store, "s2", [Piece(1), Piece(2, month=7)])
+    write = month.Month.written
+
+    def write_slowly(self: month.Month, folder: str, stem: str) -> tuple[Part, ...]:
+        made = write(self, folder, stem)
+        store.shared.clock_offset += timedelta(hours=25)
+        return made
+
+    monkeypatch.setattr(month.Month, "written", write_slowly)
+    with pytest.raises(InputError, match="took more than 24 hours to write: merge again"):
+        merge(store, "global", ["s2"])
+    assert Log(store, "combined/global").entries() == ()

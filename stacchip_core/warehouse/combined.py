@@ -55,14 +55,15 @@ def merge(
     names = tuple(sorted(set(collections)))
     if not names:
         raise InputError(f"combined index {name!r}: name at least one collection to merge")
-    log, made = Log(store, f"combined/{name}"), _Made()
+    log, made, held = Log(store, f"combined/{name}"), _Made(), set[str]()
     for attempt in range(_ATTEMPTS):
         head = log.newest()  # before the collections: whoever commits after this makes us look at both again
         merging = _Merging.of(store, name, head, [Manifest.load(store, one) for one in names], damaged)
         if head is not None and merging.is_current:
             return CombinedVersion(store, name, head)
         parts = merging.parts(made)
-        _refuse_old(store, name, made)
+        held |= {info.path for info in (*head.kept, *head.added)} if head else set()
+        _refuse_old(store, name, [i for own in made.values() for part in own for i in part.files if i.path not in held])
         try:
             return CombinedVersion(store, name, log.append(_entry(store, head, merging.manifests, parts)))
         except CommitConflictError:
@@ -171,10 +172,9 @@ def _changed(head: LogEntry | None, manifest: Manifest) -> Changed:
     return changed_since(manifest, *pin) if pin else everything(manifest)
 
 
-def _refuse_old(store: Store, name: str, made: _Made) -> None:
-    """Both times are the store's: vacuum may take what nobody commits for a week."""
-    files = [info for parts in made.values() for part in parts for info in part.files]
-    if files and store.modified(files[-1].path) - store.modified(files[0].path) > MAX_AGE:
+def _refuse_old(store: Store, name: str, written: Sequence[FileInfo]) -> None:
+    """Vacuum may take what nobody commits for a week; times are the store's, and files come in the order of writing."""
+    if written and store.modified(written[-1].path) - store.modified(written[0].path) > MAX_AGE:
         raise InputError(
             f"combined index {name!r}: its files took more than {MAX_AGE.total_seconds() / 3600:.0f} hours to write: "
             "merge again, fewer collections at a time"

@@ -61,6 +61,8 @@ def expire(store: Store, folder: str, *, keep: int = 30, days: float = 90, patie
     log = Log(store, folder)
     for attempt in range(_ATTEMPTS):
         entries = log.entries()
+        if not entries:
+            return Expiry(folder, 0, 0, 0)
         limit = min(_beyond_newest(entries, keep), _long_replaced(store, log, entries, days))
         head = entries[-1]
         if limit <= head.expired:

@@ -70,9 +70,9 @@ def removal(manifest: Manifest, item_ids: Collection[str], reason: str) -> Work:
     """
     states = manifest.states({f"{manifest.collection}/{item_id}" for item_id in item_ids})
     known = pa.concat_tables([states.failed, states.live])
-    if missing := set(item_ids) - set(known["item_id"].to_pylist()):  # failures of items that are none of its own
+    if strange := set(item_ids) - set(known["item_id"].to_pylist()):  # failures of items that are none of its own
         failed = manifest.states().failed
-        known = pa.concat_tables([known, failed.filter(pc.is_in(failed["item_id"], pa.array(sorted(missing))))])
+        known = pa.concat_tables([known, failed.filter(pc.is_in(failed["item_id"], pa.array(sorted(strange))))])
     if missing := sorted(set(item_ids) - set(known["item_id"].to_pylist())):
         raise LookupFailedError(f"collection {manifest.name!r} has no item {', '.join(missing[:5])}")
     nothing = dict.fromkeys(("stage", "is_transient", "file", "row_group"))
