@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stacchip_core.sources.access import Storage
-from stacchip_core.warehouse import expire, vacuum
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.care import expire, vacuum
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.commit import commit
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import Store

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from stacchip_core.errors import CorruptWarehouseError, InputError, LookupFailedError
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.profiles import Property
-from stacchip_core.warehouse import gather, month, parts
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined import gather, month, parts
+from stacchip_core.warehouse.combined.merge import merge
+from stacchip_core.warehouse.combined.order import in_hilbert_order
+from stacchip_core.warehouse.combined.parts import KEPT
 from stacchip_core.warehouse.items import IDENTITY, states_of
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.order import in_hilbert_order
-from stacchip_core.warehouse.parts import KEPT
 from stacchip_core.warehouse.store import MemoryStore, Store
 from stacchip_core.warehouse.version import CombinedVersion
 from tests.faulty_store import FaultyStore, loses_the_answer, memory_store

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacchip_core.errors import VersionNotFoundError
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.diff import Diff, diff
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.version import CombinedVersion, IndexVersion

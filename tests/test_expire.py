@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacchip_core.errors import CommitConflictError, InputError, VersionNotFoundError
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.entry import LogEntry
-from stacchip_core.warehouse.expire import expire
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.warehouse import Warehouse
 from tests.care import KINDS, content, filled, grow, later, memory_warehouse, new_warehouse

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.index.schema import chip_schema
 from stacchip_core.sources.profiles import Property
-from stacchip_core.warehouse import gather
+from stacchip_core.warehouse.combined import gather
+from stacchip_core.warehouse.combined.gather import ChipFiles, gathered
 from stacchip_core.warehouse.data import columns_of, write_data
 from stacchip_core.warehouse.entry import FileInfo
-from stacchip_core.warehouse.gather import ChipFiles, gathered
 from stacchip_core.warehouse.store import Store
 from tests.faulty_store import memory_store
 from tests.warehouse_rows import PLATFORM, Piece

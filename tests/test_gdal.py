@@ -18,8 +18,8 @@ import pytest
 import stac_geoparquet.arrow
 
 from stacchip_core import Indexer
+from stacchip_core.warehouse.combined.stac_items import OWN
 from stacchip_core.warehouse.entry import FileInfo
-from stacchip_core.warehouse.stac_items import OWN
 from tests import scenes
 from tests.warehouses import grow, made
 

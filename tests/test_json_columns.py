@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacchip_core.warehouse import json_columns
-from stacchip_core.warehouse.json_columns import column, common, fitted, leaves, storable
+from stacchip_core.warehouse.combined import json_columns
+from stacchip_core.warehouse.combined.json_columns import column, common, fitted, leaves, storable
 
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
 values = st.recursive(

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from stacchip_core.errors import InputError
 from stacchip_core.sources.profiles import Property
-from stacchip_core.warehouse import changed, combined, compaction, month
-from stacchip_core.warehouse import parts as parts_module
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined import changed, compaction, month
+from stacchip_core.warehouse.combined import merge as combined
+from stacchip_core.warehouse.combined import parts as parts_module
+from stacchip_core.warehouse.combined.compaction import excess, is_due, parts_for
+from stacchip_core.warehouse.combined.merge import merge
+from stacchip_core.warehouse.combined.parts import KEPT, POINTER, Part, parts_of
 from stacchip_core.warehouse.commit import commit
-from stacchip_core.warehouse.compaction import excess, is_due, parts_for
 from stacchip_core.warehouse.entry import FileInfo
 from stacchip_core.warehouse.items import read_items
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.parts import KEPT, POINTER, Part, parts_of
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.version import CombinedVersion
 from stacchip_core.warehouse.work import removal

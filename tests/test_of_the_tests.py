@@ -14,12 +14,12 @@ from hypothesis.stateful import run_state_machine_as_test
 from stacchip_core.errors import CommitConflictError, StacchipError
 from stacchip_core.warehouse import commit as committing
 from stacchip_core.warehouse import settle as settling
-from stacchip_core.warehouse import vacuum as cleaning
+from stacchip_core.warehouse.care import vacuum as cleaning
+from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.entry import LogEntry
 from stacchip_core.warehouse.items import States
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import Store
-from stacchip_core.warehouse.verify import verify
 from tests import test_commit, test_log, test_vacuum
 from tests.care import grow, later, memory_warehouse
 from tests.faulty_store import loses_the_answer

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacchip_core.warehouse import order
-from stacchip_core.warehouse.order import hilbert_order, in_hilbert_order, row_groups
+from stacchip_core.warehouse.combined import order
+from stacchip_core.warehouse.combined.order import hilbert_order, in_hilbert_order, row_groups
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 6])

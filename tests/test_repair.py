@@ -12,17 +12,17 @@ import pytest
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse import checkpoint as checkpoints
 from stacchip_core.warehouse import files
+from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.care.repair import repair
+from stacchip_core.warehouse.care.salvage import salvage
+from stacchip_core.warehouse.care.vacuum import vacuum
+from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.checkpoint import Checkpoint, hint_key, read_hint
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.entry import sealed
-from stacchip_core.warehouse.expire import expire
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.repair import repair
-from stacchip_core.warehouse.salvage import salvage
 from stacchip_core.warehouse.store import Store
-from stacchip_core.warehouse.vacuum import vacuum
-from stacchip_core.warehouse.verify import verify
 from stacchip_core.warehouse.warehouse import Warehouse
 from tests.care import KINDS, content, filled, flipped, grow, keys, later, memory_warehouse, new_warehouse
 from tests.faulty_store import Crash, FaultyStore, slow

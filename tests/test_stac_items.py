@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stacchip_core.sources.item import parse_time
-from stacchip_core.warehouse.stac_items import OWN, stac_schema, stac_table, with_schema, with_stac_footer
+from stacchip_core.warehouse.combined.stac_items import OWN, stac_schema, stac_table, with_schema, with_stac_footer
 from tests.data import needs_shared_data
 from tests.item_table import item_paths
 from tests.test_json_columns import keys, values

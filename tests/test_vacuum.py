@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from stacchip_core.errors import CorruptWarehouseError, InputError, TransientStoreError
 from stacchip_core.warehouse import checkpoint as checkpoints
-from stacchip_core.warehouse import vacuum as vacuums
-from stacchip_core.warehouse.combined import merge
-from stacchip_core.warehouse.expire import expire
+from stacchip_core.warehouse.care import vacuum as vacuums
+from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.care.retention import histories
+from stacchip_core.warehouse.care.vacuum import GRACE, SHORTEST_GRACE, vacuum
+from stacchip_core.warehouse.care.verify import verify
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.log import Log
-from stacchip_core.warehouse.retention import histories
 from stacchip_core.warehouse.store import Store
-from stacchip_core.warehouse.vacuum import GRACE, SHORTEST_GRACE, vacuum
-from stacchip_core.warehouse.verify import verify
 from stacchip_core.warehouse.version import CombinedVersion
 from stacchip_core.warehouse.warehouse import Warehouse
 from tests.care import KINDS, contents, filled, grow, keys, later, memory_warehouse, new_warehouse

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from stacchip_core.errors import TransientStoreError
 from stacchip_core.warehouse import checkpoint as checkpoints
+from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.care.vacuum import vacuum
+from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.checkpoint import Checkpoint, hint_key
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.entry import FileInfo, LogEntry, Totals
-from stacchip_core.warehouse.expire import expire
 from stacchip_core.warehouse.files import publish
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.tags import Tag, put_tag
-from stacchip_core.warehouse.vacuum import vacuum
-from stacchip_core.warehouse.verify import verify
 from tests.care import KINDS, filled, flipped, grow, keys, later, memory_warehouse, new_warehouse
 from tests.faulty_store import FaultyStore, Scripted, is_overloaded
 from tests.warehouse_rows import Piece, commit_pieces

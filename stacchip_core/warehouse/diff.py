@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stacchip_core.warehouse.combined.parts import read_part_items
 from stacchip_core.warehouse.entry import FileInfo
 from stacchip_core.warehouse.items import IDENTITY, empty_rows
-from stacchip_core.warehouse.parts import read_part_items
 from stacchip_core.warehouse.version import CollectionVersion, IndexVersion
 
 _COLUMNS = (*IDENTITY, "item_id", "fingerprint", "recipe", "rows")

@@ -13,12 +13,12 @@ import pyarrow.dataset as ds
 from stacchip_core.errors import CorruptWarehouseError, LookupFailedError
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene
+from stacchip_core.warehouse.combined.parts import read_part_items
 from stacchip_core.warehouse.data import schema_of, union
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
 from stacchip_core.warehouse.files import proven_filesystem
 from stacchip_core.warehouse.items import IDENTITY, LIGHT, at_spec, empty_rows, grids_of
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.parts import read_part_items
 from stacchip_core.warehouse.store import Store
 
 RowGroups = tuple[int, ...] | None  # the live ones of a data file; None: all of them

@@ -16,23 +16,23 @@ from stacchip_core.sources.access import Storage, as_roots
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.warehouse import batch
 from stacchip_core.warehouse.batch import BatchResult
+from stacchip_core.warehouse.care.expire import Expiry, expire
+from stacchip_core.warehouse.care.problems import Report
+from stacchip_core.warehouse.care.repair import Repair, repair
+from stacchip_core.warehouse.care.retention import VersionInfo, asked_for, check_sha256, folder_of, versions
+from stacchip_core.warehouse.care.vacuum import GRACE, Vacuum, vacuum
+from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.classify import Classified, classify
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.commit import Commit, commit
 from stacchip_core.warehouse.diff import Diff, diff
 from stacchip_core.warehouse.entry import NAME
-from stacchip_core.warehouse.expire import Expiry, expire
 from stacchip_core.warehouse.format import FORMAT_KEY, check_format, make_format
 from stacchip_core.warehouse.intake import Grouping, Item, read_items, safe_name
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.problems import Report
-from stacchip_core.warehouse.repair import Repair, repair
-from stacchip_core.warehouse.retention import VersionInfo, asked_for, check_sha256, folder_of, versions
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.tags import Tag, all_tags, drop_tag, put_tag
-from stacchip_core.warehouse.vacuum import GRACE, Vacuum, vacuum
-from stacchip_core.warehouse.verify import verify
 from stacchip_core.warehouse.version import CollectionVersion, CombinedVersion, IndexVersion
 from stacchip_core.warehouse.work import read_work, removal
 

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.files import open_parquet
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import Store, open_store

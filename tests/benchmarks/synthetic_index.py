@@ -19,13 +19,13 @@ from stacchip_core.index.schema import bbox_column, chip_schema, table_bounds
 from stacchip_core.sources.profiles import Property
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.batch import Indexed, write_batch
+from stacchip_core.warehouse.combined.order import hilbert_order
 from stacchip_core.warehouse.commit import commit
 from stacchip_core.warehouse.data import columns_of, write_data
 from stacchip_core.warehouse.entry import FileInfo, LogEntry, Totals
 from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, write_items
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.order import hilbert_order
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.work import read_work
 

@@ -27,14 +27,14 @@ from typing import Any
 
 from stacchip_core.errors import CommitConflictError, InputError, LookupFailedError, TransientError
 from stacchip_core.sources.access import Storage
-from stacchip_core.warehouse import combined as merging
 from stacchip_core.warehouse import commit as committing
-from stacchip_core.warehouse import vacuum as cleaning
-from stacchip_core.warehouse.expire import expire
+from stacchip_core.warehouse.care import vacuum as cleaning
+from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.care.retention import indexes
+from stacchip_core.warehouse.care.vacuum import vacuum
+from stacchip_core.warehouse.combined import merge as merging
 from stacchip_core.warehouse.format import make_format
-from stacchip_core.warehouse.retention import indexes
 from stacchip_core.warehouse.store import Store, open_store
-from stacchip_core.warehouse.vacuum import vacuum
 from stacchip_core.warehouse.warehouse import Warehouse
 from tests.model import Reader, check_collection, check_combined
 from tests.quick import opened

@@ -15,7 +15,7 @@ from pyproj import CRS
 from stacchip_core.errors import InvalidItemError
 from stacchip_core.index.schema import bbox_column
 from stacchip_core.sources.item import parse_time
-from stacchip_core.warehouse.json_columns import column, common, fitted, storable
+from stacchip_core.warehouse.combined.json_columns import column, common, fitted, storable
 
 OWN = "stacchip:"  # what our own columns begin with
 _TOP = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox", "links", "assets", "collection")

@@ -12,6 +12,10 @@ from functools import partial
 from typing import Any
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError
+from stacchip_core.warehouse.care.problems import LEFT_ALONE, OLD_ONLY, Problem
+from stacchip_core.warehouse.care.retention import COLLECTIONS, indexes
+from stacchip_core.warehouse.care.salvage import affected, salvage
+from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
@@ -19,16 +23,12 @@ from stacchip_core.warehouse.checkpoint import (
     write_checkpoint,
     write_hint,
 )
-from stacchip_core.warehouse.combined import merge
+from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.commit import writer
 from stacchip_core.warehouse.entry import Counts
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.problems import LEFT_ALONE, OLD_ONLY, Problem
-from stacchip_core.warehouse.retention import COLLECTIONS, indexes
-from stacchip_core.warehouse.salvage import affected, salvage
 from stacchip_core.warehouse.store import Store
-from stacchip_core.warehouse.verify import verify
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stacchip_core.errors import CorruptWarehouseError
-from stacchip_core.warehouse.compaction import FULL_BYTES, excess, is_due, parts_for
-from stacchip_core.warehouse.data import Columns
-from stacchip_core.warehouse.entry import FileInfo
-from stacchip_core.warehouse.gather import ChipFiles
-from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, stamped
-from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.order import in_hilbert_order
-from stacchip_core.warehouse.parts import (
+from stacchip_core.warehouse.combined.compaction import FULL_BYTES, excess, is_due, parts_for
+from stacchip_core.warehouse.combined.gather import ChipFiles
+from stacchip_core.warehouse.combined.order import in_hilbert_order
+from stacchip_core.warehouse.combined.parts import (
     KEPT,
     PLACED,
     POINTER,
@@ -32,7 +28,11 @@ from stacchip_core.warehouse.parts import (
     copied_items,
     read_part_items,
 )
-from stacchip_core.warehouse.stac_items import OWN, stac_table
+from stacchip_core.warehouse.combined.stac_items import OWN, stac_table
+from stacchip_core.warehouse.data import Columns
+from stacchip_core.warehouse.entry import FileInfo
+from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, stamped
+from stacchip_core.warehouse.manifest import Manifest
 
 _GROWTH = 1.2  # a part that is written for its dead rows takes new ones up to this share of its bytes
 _ITEM_BYTES = 2_000  # of an item in an items file, for estimates: its JSON of some 20 kB, compressed beside its like

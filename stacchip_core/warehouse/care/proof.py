@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stacchip_core.errors import CorruptWarehouseError, ObjectNotFoundError, VersionNotFoundError
+from stacchip_core.warehouse.care.problems import Problem, todo
+from stacchip_core.warehouse.care.retention import COLLECTIONS, COMBINED, History
 from stacchip_core.warehouse.checkpoint import Checkpoint
+from stacchip_core.warehouse.combined.parts import read_part_items
 from stacchip_core.warehouse.data import schema_of
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
 from stacchip_core.warehouse.files import open_parquet
 from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, fold, read_items, stamped
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.parts import read_part_items
-from stacchip_core.warehouse.problems import Problem, todo
-from stacchip_core.warehouse.retention import COLLECTIONS, COMBINED, History
 from stacchip_core.warehouse.store import Store
 
 logger = logging.getLogger(__name__)

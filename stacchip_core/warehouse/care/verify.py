@@ -17,20 +17,16 @@ from stacchip_core.errors import (
     StoreError,
     TransientError,
 )
-from stacchip_core.warehouse.checkpoint import Checkpoint, hint_key
-from stacchip_core.warehouse.entry import NAME, FileInfo, LogEntry, sealed
-from stacchip_core.warehouse.format import FORMAT_KEY, check_format
-from stacchip_core.warehouse.log import Log
-from stacchip_core.warehouse.needs import current_files, merged_versions, needed_files
-from stacchip_core.warehouse.problems import KINDS_OF_FILES, LEFT_ALONE, OLD_ONLY, Problem, Report, todo
-from stacchip_core.warehouse.proof import (
+from stacchip_core.warehouse.care.needs import current_files, merged_versions, needed_files
+from stacchip_core.warehouse.care.problems import KINDS_OF_FILES, LEFT_ALONE, OLD_ONLY, Problem, Report, todo
+from stacchip_core.warehouse.care.proof import (
     damaged_files,
     strange_checkpoints,
     strange_merges,
     strange_rows,
     strange_versions,
 )
-from stacchip_core.warehouse.retention import (
+from stacchip_core.warehouse.care.retention import (
     COLLECTIONS,
     COMBINED,
     LOCKS,
@@ -40,6 +36,10 @@ from stacchip_core.warehouse.retention import (
     history_of,
     source_pins,
 )
+from stacchip_core.warehouse.checkpoint import Checkpoint, hint_key
+from stacchip_core.warehouse.entry import NAME, FileInfo, LogEntry, sealed
+from stacchip_core.warehouse.format import FORMAT_KEY, check_format
+from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import Listed, Store
 from stacchip_core.warehouse.tags import TAGS, key_of, parse_tag, tag_names
 

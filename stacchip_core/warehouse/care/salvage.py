@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError
 from stacchip_core.index.schema import conform
+from stacchip_core.warehouse.care.retention import COMBINED, indexes
+from stacchip_core.warehouse.combined.parts import parts_of, read_part_items
 from stacchip_core.warehouse.commit import writer
 from stacchip_core.warehouse.data import schema_of, write_data
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals
@@ -22,8 +24,6 @@ from stacchip_core.warehouse.files import iso, naming, open_parquet
 from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, Identity, with_all, write_items
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.parts import parts_of, read_part_items
-from stacchip_core.warehouse.retention import COMBINED, indexes
 from stacchip_core.warehouse.store import Store
 
 _ATTEMPTS = 100

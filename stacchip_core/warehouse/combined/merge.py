@@ -11,16 +11,16 @@ import pyarrow.compute as pc
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError, InputError
 from stacchip_core.index.schema import SCHEMA_VERSION
-from stacchip_core.warehouse.changed import Changed, changed_since, everything
+from stacchip_core.warehouse.combined.changed import Changed, changed_since, everything
+from stacchip_core.warehouse.combined.compaction import SETTLED_PER_MERGE
+from stacchip_core.warehouse.combined.month import Month, StrayItemsError, settling
+from stacchip_core.warehouse.combined.parts import Part, parts_of
 from stacchip_core.warehouse.commit import MAX_AGE, writer
-from stacchip_core.warehouse.compaction import SETTLED_PER_MERGE
 from stacchip_core.warehouse.data import Columns, clash, retyped, union
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals
 from stacchip_core.warehouse.files import iso
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
-from stacchip_core.warehouse.month import Month, StrayItemsError, settling
-from stacchip_core.warehouse.parts import Part, parts_of
 from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.version import CombinedVersion
 

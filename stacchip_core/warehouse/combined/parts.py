@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stacchip_core.errors import CorruptWarehouseError, InputError
+from stacchip_core.warehouse.combined.gather import ChipFiles, gathered
+from stacchip_core.warehouse.combined.order import row_groups
+from stacchip_core.warehouse.combined.stac_items import OWN, stac_schema, with_schema, with_stac_footer
 from stacchip_core.warehouse.data import schema_of, write_data
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
 from stacchip_core.warehouse.files import open_parquet, publish, time_range
-from stacchip_core.warehouse.gather import ChipFiles, gathered
 from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, LIGHT, bounds_of, grids_of, schema_with
-from stacchip_core.warehouse.order import row_groups
-from stacchip_core.warehouse.stac_items import OWN, stac_schema, with_schema, with_stac_footer
 from stacchip_core.warehouse.store import Store
 
 _GROUP_ROWS = 50_000  # of a data file's row groups, up to twice that: a box of a degree should touch few of many

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from stacchip_core.errors import InputError
+from stacchip_core.warehouse.care.needs import merged_versions, needed_files
+from stacchip_core.warehouse.care.retention import histories
 from stacchip_core.warehouse.commit import MAX_AGE
 from stacchip_core.warehouse.entry import KINDS, NAME, LogEntry, is_safe_path
 from stacchip_core.warehouse.log import Log
-from stacchip_core.warehouse.needs import merged_versions, needed_files
-from stacchip_core.warehouse.retention import histories
 from stacchip_core.warehouse.store import STAGING, Listed, Store
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Combined indexes: collections merged into versions that hold no dead row."""
