@@ -371,3 +371,11 @@ def test_fields_of_a_later_release_are_left_alone() -> None:
     data["mood"] = "good"
     data["added"][0]["colour"] = "blue"
     assert LogEntry.from_bytes(sealed(data), f"{FOLDER}/log/1.json").txn == "mine"
+
+
+def test_a_stray_entry_far_beyond_the_others_is_an_error_at_once() -> None:
+    log = filled(memory_store(), 3)
+    log.store.write(log.key(10**19), log.store.read(log.key(3)))
+    for read in (Log.entries, Log.newest):
+        with pytest.raises(CorruptWarehouseError, match=r"0004\.json is missing, though version 1000"):
+            read(Log(log.store, FOLDER))

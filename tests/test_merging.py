@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stacchip_core.errors import InputError
+from stacchip_core.errors import CorruptWarehouseError, InputError
 from stacchip_core.sources.profiles import Property
 from stacchip_core.warehouse.combined import changed, compaction, month
 from stacchip_core.warehouse.combined import merge as combined
@@ -267,16 +267,21 @@ def test_json_of_unchanged_items_is_not_read_again(monkeypatch: pytest.MonkeyPat
 # --- pins that can't be used
 
 
-def test_a_pin_of_another_history_has_the_collection_merged_anew() -> None:
+def test_a_pin_of_another_history_is_an_error_until_the_collection_is_taken_up_anew() -> None:
     store = memory_store()
     commit_pieces(store, "s2", [Piece(1)])
-    head = merge(store, "global", ["s2"]).entry
+    commit_pieces(store, "naip", [Piece(1, collection="naip")])
+    head = merge(store, "global", ["naip", "s2"]).entry
     commit_pieces(store, "s2", [Piece(2)])
-    pins = ({**head.sources[0], "sha256": "0" * 64},)
-    Log(store, "combined/global").append(replace(head, version=2, prev_sha256=head.sha256, txn="t", sources=pins))
-    version = merge(store, "global", ["s2"])
-    assert set(version.entry.removed) == {info.path for info in head.added}
-    assert chip_ids(version.dataset()) == sorted([*Piece(1).chip_ids, *Piece(2).chip_ids])
+    pins = (head.sources[0], {**head.sources[1], "sha256": "0" * 64})
+    entry = replace(head, version=2, prev_sha256=head.sha256, txn="t", added=(), kept=head.added, sources=pins)
+    Log(store, "combined/global").append(entry)
+    with pytest.raises(CorruptWarehouseError, match="version 1 of collection 's2', sha256 000000000000"):
+        merge(store, "global", ["naip", "s2"])
+    merge(store, "global", ["naip"])
+    version = merge(store, "global", ["naip", "s2"])
+    expected = [Piece(1, collection="naip"), Piece(1), Piece(2)]
+    assert chip_ids(version.dataset()) == sorted(chip for piece in expected for chip in piece.chip_ids)
     check(version)
 
 
@@ -545,3 +550,34 @@ def test_a_merge_whose_files_took_more_than_a_day_is_not_committed(monkeypatch: 
     with pytest.raises(InputError, match="took more than 24 hours to write: merge again"):
         merge(store, "global", ["s2"])
     assert Log(store, "combined/global").entries() == ()
+
+
+# --- a log that lost entries
+
+
+def test_a_collection_whose_log_lost_what_was_merged_is_an_error_and_not_a_smaller_index() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [Piece(1)])
+    commit_pieces(store, "s2", [Piece(2)])
+    merge(store, "global", ["s2"])
+    store.delete(Log(store, "collections/s2").key(2))
+    message = "made of version 2 of collection 's2'.* has none there: entries were lost or replaced"
+    with pytest.raises(CorruptWarehouseError, match=message):
+        merge(store, "global", ["s2"])
+    commit_pieces(store, "s2", [Piece(3)])
+    with pytest.raises(
+        CorruptWarehouseError, match=r"made of version 2 of collection 's2', sha256 \w{12}, and its log"
+    ):
+        merge(store, "global", ["s2"])
+    assert len(Log(store, "combined/global").entries()) == 1
+
+
+def test_a_version_counts_the_items_that_it_changed() -> None:
+    store = memory_store()
+    commit_pieces(store, "s2", [Piece(1), Piece(2), Piece(3)])
+    first = merge(store, "global", ["s2"]).entry.counts
+    commit_pieces(store, "s2", [Piece(1, form="b", month=7), Piece(2, form="b"), Piece(4), Piece(5)])
+    remove(store, "s2", Piece(3))
+    second = merge(store, "global", ["s2"]).entry.counts
+    assert (first.new, first.updated, first.deleted) == (3, 0, 0)
+    assert (second.new, second.updated, second.deleted) == (2, 2, 1)

@@ -189,8 +189,9 @@ class Log:
         names = [key.removeprefix(f"{prefix}/") for key in self.store.list(prefix)]
         numbers = {int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))}
         newest = max(numbers, default=0)
-        for number in sorted(set(range(1, newest)) - numbers):  # a listing may lag behind: ask for the entry itself
-            self._whole(number, None, newest)
+        for number in range(1, newest):
+            if number not in numbers:  # a listing may lag behind: ask for the entry itself
+                self._whole(number, None, newest)
         return newest
 
     def _extended(self, known: tuple[LogEntry, ...], first: int = 1) -> tuple[LogEntry, ...]:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stacchip_core.errors import CorruptWarehouseError, VersionNotFoundError
-from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, stamped
+from stacchip_core.warehouse.entry import Counts
+from stacchip_core.warehouse.items import IDENTITY, LIGHT, empty_rows, rows_in, stamped
 from stacchip_core.warehouse.manifest import Manifest
 
 
@@ -31,15 +32,35 @@ class Changed:
         """Whether all is merged."""
         return self.gone is not None and not self.fresh and not self.gone
 
+    def counts(self) -> Counts:
+        """Items that are new to the index, in it in a later form, and gone from it."""
+        names = list(IDENTITY)
+        fresh = pa.concat_tables([_NOTHING.select(names), *(rows.select(names) for rows in self.fresh.values())])
+        gone = pa.concat_tables([_NOTHING.select(names), *(self.gone or {}).values()])
+        updated = len(rows_in(fresh, gone))
+        return Counts(new=len(fresh) - updated, updated=updated, deleted=len(gone) - updated)
+
 
 def changed_since(manifest: Manifest, version: int, sha256: str) -> Changed:
-    """What changed after a version, at the cost of what changed; all of the collection where that can't be told."""
+    """What changed after a version, at the cost of what changed; all of the collection where that can't be read.
+
+    Raises:
+        CorruptWarehouseError: the log has no such version: entries are never removed, so they were lost or replaced.
+    """
     try:
-        if manifest.log.read(version).sha256 == sha256 and version <= manifest.version:
-            return _changes(pa.concat_tables([_NOTHING, *manifest.changes_since(version)]))
-    except (VersionNotFoundError, CorruptWarehouseError):  # expired and removed; damage shows again in the full state
-        pass
-    return everything(manifest)
+        found = manifest.log.read(version).sha256
+    except VersionNotFoundError:
+        found = ""
+    if found != sha256 or version > manifest.version:
+        raise CorruptWarehouseError(
+            f"the index was made of version {version} of collection {manifest.name!r}, sha256 {sha256[:12]}, and its "
+            f"log has {found[:12] or 'none'} there: entries were lost or replaced. Restore them, or leave the "
+            "collection out of one merge to take it up as it is now in the next"
+        )
+    try:
+        return _changes(pa.concat_tables([_NOTHING, *manifest.changes_since(version)]))
+    except CorruptWarehouseError:  # a checkpoint may know what is damaged here; if not, this says so again
+        return everything(manifest)
 
 
 def everything(manifest: Manifest) -> Changed:

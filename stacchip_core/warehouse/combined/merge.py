@@ -65,7 +65,7 @@ def merge(
         held |= {info.path for info in (*head.kept, *head.added)} if head else set()
         _refuse_old(store, name, [i for own in made.values() for part in own for i in part.files if i.path not in held])
         try:
-            return CombinedVersion(store, name, log.append(_entry(store, head, merging.manifests, parts)))
+            return CombinedVersion(store, name, log.append(_entry(store, head, merging, parts)))
         except CommitConflictError:
             (patience or Patience()).pause(min(attempt, 4))
     raise CommitConflictError(f"combined index {name!r}: lost {_ATTEMPTS} races for the next version; run again")
@@ -228,7 +228,7 @@ def _sources(manifest: Manifest, changed: Changed) -> list[FileInfo]:
     return [known[path] for path in paths]
 
 
-def _entry(store: Store, head: LogEntry | None, manifests: Sequence[Manifest], parts: Sequence[Part]) -> LogEntry:
+def _entry(store: Store, head: LogEntry | None, merging: _Merging, parts: Sequence[Part]) -> LogEntry:
     files = [info for part in parts for info in part.files]
     before = {info.path for info in (*head.kept, *head.added)} if head else set[str]()
     added = tuple(info for info in files if info.path not in before)
@@ -242,8 +242,8 @@ def _entry(store: Store, head: LogEntry | None, manifests: Sequence[Manifest], p
         added=added,
         kept=tuple(info for info in files if info.path in before),
         removed=tuple(sorted(before - {info.path for info in files})),
-        sources=tuple({"collection": m.name, "version": m.version, "sha256": m.sha256} for m in manifests),
-        counts=Counts(chips=_rows(added, "data")),
+        sources=tuple({"collection": m.name, "version": m.version, "sha256": m.sha256} for m in merging.manifests),
+        counts=_counts(merging.changes.values(), chips=_rows(added, "data")),
         totals=Totals(items=_rows(files, "items"), chips=_rows(files, "data")),
         schema_version=SCHEMA_VERSION,
         expired=head.expired if head else 0,
@@ -251,6 +251,12 @@ def _entry(store: Store, head: LogEntry | None, manifests: Sequence[Manifest], p
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         writer=writer(),
     )
+
+
+def _counts(changes: Iterable[Changed], *, chips: int) -> Counts:
+    each = [changed.counts() for changed in changes]
+    sums = {name: sum(getattr(counts, name) for counts in each) for name in ("new", "updated", "deleted")}
+    return Counts(**sums, chips=chips)
 
 
 def _rows(files: Iterable[FileInfo], role: str) -> int:
