@@ -47,10 +47,11 @@ lint: $(STAMP) ## Lint, format check and strict types
 	$(BIN)/mypy
 
 check: lint ## Lint, types and unit tests without servers: the inner loop, at most 3 minutes
-	$(BIN)/pytest -q -m "not server and not slow and not benchmark"
+	$(BIN)/pytest -q -n auto -m "not server and not slow and not benchmark"
 
 test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
-	$(BIN)/pytest -q -m "not benchmark"
+	$(BIN)/pytest -q -n auto -m "not server and not benchmark"
+	$(BIN)/pytest -q -m "server and not benchmark"
 
 campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; figures go into docs/reliability.md
 	@command -v radosgw >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends \
@@ -62,10 +63,13 @@ campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; fi
 	$(BIN)/python -m tests.campaign.races --rounds 10000 --backend radosgw
 	$(BIN)/python -m tests.campaign.races --lost 2000
 	$(BIN)/python -m tests.campaign.kills --kills 2000 --backend local
+	$(BIN)/python -m tests.campaign.kills --kills 500 --backend fake
 	$(BIN)/python -m tests.campaign.machine --examples 1000 --steps 500
 
 bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size scene
 	$(BIN)/python -m tests.benchmarks.compare
+	$(BIN)/python -m tests.benchmarks.manifest
+	$(BIN)/python -m tests.benchmarks.merging
 
 lock: $(STAMP) ## Pin the newest releases that pyproject.toml allows into constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --extra flows --group dev --python-version 3.11 --universal \

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stacchip_core.errors import StacchipError
+from stacchip_core.errors import CorruptWarehouseError, StacchipError, VersionNotFoundError
 
 if TYPE_CHECKING:
     from stacchip_core.warehouse.version import IndexVersion
     from stacchip_core.warehouse.warehouse import Warehouse
 
 
+_LONGEST_DAYS = 36_500
 _WIDE = 1000  # columns of a table that goes to a file or a pipe, where no line is to be broken
 
 
@@ -94,9 +95,12 @@ def ls(ctx: typer.Context, as_json: AsJson = False) -> None:
     warehouse = ctx.obj.open()
     names = [*(f"combined/{name}" for name in warehouse.combined_names())]
     names += [f"collections/{name}" for name in warehouse.collections()]
-    rows = [{"index": name, **_facts(warehouse.index(name))} for name in names]
-    columns = ("index", "version", "items", "chips", "created_at")
-    _show(rows, [[row[column] for column in columns] for row in rows], columns, as_json)
+    rows = [{"index": name, **_facts_or_error(warehouse, name)} for name in names]
+    is_damaged = any("error" in row for row in rows)
+    columns = ("index", "version", "items", "chips", "created_at", *(["error"] if is_damaged else []))
+    _show(rows, [[row.get(column, "") for column in columns] for row in rows], columns, as_json)
+    if is_damaged:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -138,10 +142,12 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two versions of an index."""
+    from stacchip_core.warehouse.care.retention import folder_of
+
     (index, before), (other, after) = _parsed(old), _parsed(new)
-    if index != other:
-        raise typer.BadParameter(f"{old} and {new} are two indexes; name two versions of one")
     warehouse = ctx.obj.open()
+    if index != other and folder_of(warehouse.store, index) != folder_of(warehouse.store, other):
+        raise typer.BadParameter(f"{old} and {new} are two indexes; name two versions of one")
     found = warehouse.diff(index, before if before is not None else warehouse.index(index).version, after)
     kinds = ("added", "removed", "changed")
     rows = [[name, *(_pair(own, kind) for kind in kinds)] for name, own in found.counts.items()]
@@ -161,7 +167,9 @@ def tag(
         raise typer.BadParameter("expected NAME INDEX[@V], or --delete NAME")
     warehouse = ctx.obj.open()
     if name is not None and delete:
-        warehouse.untag(name)
+        if not warehouse.untag(name):
+            there = ", ".join(one.name for one in warehouse.tags()) or "none"
+            raise VersionNotFoundError(f"{warehouse.root}: no tag {name!r} to delete; there are {there}")
     elif name is not None and at is not None:
         warehouse.tag(name, *_parsed(at))
     found = [one.to_json() for one in warehouse.tags()]
@@ -191,19 +199,26 @@ def expire(
     ctx: typer.Context,
     index: Index,
     keep: Annotated[int, typer.Option(help="How many of the newest versions stay.", min=1)] = 30,
-    days: Annotated[float, typer.Option(help="Versions that were the newest since then stay.", min=1)] = 90,
+    days: Annotated[
+        float, typer.Option(help="Versions that were the newest since then stay.", min=1, max=_LONGEST_DAYS)
+    ] = 90,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let go of old versions, so that vacuum may remove what they alone need."""
-    done = ctx.obj.open().expire(index, keep, days)
+    """Let go of old versions, so that vacuum may remove what they alone need; without --yes, only tell which."""
+    done = ctx.obj.open().expire(index, keep=keep, days=days, dry_run=not yes)
     rows = [[done.index, done.version, done.added, done.expired or "none"]]
     _show(done.to_json(), rows, ("index", "version", "newly expired", "expired up to"), as_json)
+    if not as_json and not yes and done.added:
+        typer.echo(f"{done.added} versions would be expired, with --yes")
 
 
 @app.command()
 def vacuum(
     ctx: typer.Context,
-    grace_days: Annotated[float, typer.Option(help="How old a file must be to go, by the store's clock.")] = 7,
+    grace_days: Annotated[
+        float, typer.Option(help="How old a file must be to go, by the store's clock.", min=0, max=_LONGEST_DAYS)
+    ] = 7,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -264,6 +279,13 @@ def _facts(version: IndexVersion) -> dict[str, Any]:
     entry = version.entry
     totals = {"items": entry.totals.items, "chips": entry.totals.chips}
     return {"version": version.version, **totals, "created_at": entry.created_at}
+
+
+def _facts_or_error(warehouse: Warehouse, name: str) -> dict[str, Any]:
+    try:
+        return _facts(warehouse.index(name))
+    except CorruptWarehouseError as err:
+        return {"error": " ".join(str(err).split())}
 
 
 def _pair(counts: Mapping[str, Mapping[str, int]], kind: str) -> str:

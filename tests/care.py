@@ -21,7 +21,7 @@ from stacchip_core.warehouse.work import removal
 from tests.s3_fake import S3Fake
 from tests.warehouse_rows import Piece, commit_pieces
 
-KINDS = ("local", "memory", "s3")
+KINDS = ("local", "memory", pytest.param("s3", marks=pytest.mark.server))
 
 
 def new_warehouse(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Warehouse:

@@ -57,7 +57,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     yield Shell(warehouse)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.server)])
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
     """A warehouse of the test's own."""
     warehouse = new_warehouse(request.param, request, tmp_path)
@@ -154,12 +154,32 @@ def test_tags_are_set_listed_used_and_deleted(shell: Shell) -> None:
     assert "paper" in shell.run("versions", "global")
     assert "tag 'paper' names combined/global version 2" in shell.run("tag", "paper", "s2@1", code=1)
     assert shell.json("tag", "--delete", "paper") == []
+    assert "no tag 'paper' to delete; there are none" in shell.run("tag", "--delete", "paper", code=1)
+
+
+def test_of_a_damaged_index_the_error_is_listed_beside_the_others(shell: Shell) -> None:
+    shell.warehouse.store.delete(Log(shell.warehouse.store, "collections/s2").key(1))
+    done = CliRunner().invoke(app, [*shell.where, "ls", "--json"])
+    assert done.exit_code == 1
+    rows = {row["index"]: row for row in json.loads(done.stdout)}
+    assert [rows[name].get("version") for name in ("combined/global", "collections/naip")] == [3, 2]
+    assert "is missing, though version" in rows["collections/s2"]["error"]
+    table = CliRunner().invoke(app, [*shell.where, "ls"])
+    assert (table.exit_code, "is missing, though version" in table.stdout) == (1, True)
+
+
+def test_one_index_under_two_names_can_be_compared(local: Shell) -> None:
+    assert local.json("diff", "global@1", "combined/global@2") == local.json("diff", "global@1", "global@2")
+    assert local.json("diff", "collections/s2@6", "s2") == local.json("diff", "s2@6", "s2")
 
 
 def test_old_versions_expire_and_their_files_go(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     later(monkeypatch, 2)
-    assert shell.json("expire", "s2", "--keep", "1", "--days", "1")["added"] == 7
-    assert "expired up to" in shell.run("expire", "global", "--keep", "1", "--days", "1")
+    told = shell.json("expire", "s2", "--keep", "1", "--days", "1")
+    assert (told["added"], told["is_dry_run"], shell.json("show", "s2")["version"]) == (7, True, 8)
+    assert "would be expired, with --yes" in shell.run("expire", "s2", "--keep", "1", "--days", "1")
+    assert shell.json("expire", "s2", "--keep", "1", "--days", "1", "--yes")["added"] == 7
+    assert "expired up to" in shell.run("expire", "global", "--keep", "1", "--days", "1", "--yes")
     message = "collection 's2' version 2 expired; versions 8 to 9 can be read"
     assert message in shell.run("show", "s2@2", code=1)
     assert "expired" in shell.run("versions", "s2")
@@ -245,6 +265,12 @@ def test_errors_are_one_line(local: Shell, words: list[str], message: str) -> No
         ["tag", "--delete"],
         ["tag", "paper", "global", "--delete"],
         ["expire", "s2", "--keep", "0"],
+        ["expire", "s2", "--days", "9999999"],
+        ["expire", "s2", "--days", "inf"],
+        ["vacuum", "--grace-days", "1e12"],
+        ["vacuum", "--grace-days", "-inf"],
+        ["expire", "s2", "--days", "nan"],
+        ["vacuum", "--grace-days", "nan"],
     ],
 )
 def test_misuse_has_its_own_exit_code(local: Shell, words: list[str]) -> None:

@@ -81,6 +81,7 @@ PIECES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.lists(PIECES, min_size=1, max_size=4), st.lists(PIECES, min_size=1, max_size=4))
 def test_it_is_what_the_items_tell(first: Sequence[list[Piece]], then: Sequence[list[Piece]]) -> None:

@@ -181,6 +181,27 @@ def test_what_is_tagged_locked_or_merged_can_be_opened(warehouse: Warehouse) -> 
         warehouse.collection("s2", 2)
 
 
+def test_the_message_names_those_that_are_held_too() -> None:
+    warehouse = memory_warehouse()
+    filled(warehouse.store)
+    warehouse.tag("two", "s2", 2)
+    for index in ("combined/global", S2):
+        expire(warehouse.store, index, keep=1, days=0)
+    with pytest.raises(VersionNotFoundError, match="version 6 expired; versions 2 and 8 to 9 can be read"):
+        warehouse.collection("s2", 6)
+
+
+def test_a_dry_run_tells_the_same_and_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = memory_warehouse()
+    filled(warehouse.store)
+    later(monkeypatch, 2)
+    told = warehouse.expire("s2", keep=1, days=1, dry_run=True)
+    assert (told.version, told.is_dry_run) == (8, True)
+    assert len(Log(warehouse.store, S2).entries()) == 8
+    done = warehouse.expire("s2", keep=1, days=1)
+    assert (done.expired, done.added, done.is_dry_run) == (told.expired, told.added, False)
+
+
 def test_what_is_expired_can_not_be_tagged() -> None:
     warehouse = memory_warehouse()
     filled(warehouse.store)
@@ -211,6 +232,7 @@ def test_an_answer_that_is_lost_expires_once() -> None:
     assert len(Log(store, S2).entries()) == 5
 
 
+@pytest.mark.slow
 def test_who_loses_every_race_is_told() -> None:
     store = FaultyStore()
     grow(store, 3)
@@ -225,7 +247,7 @@ def test_who_loses_every_race_is_told() -> None:
         expire(store, S2, keep=1, days=0, patience=NO_WAIT)
 
 
-@pytest.mark.parametrize(("keep", "days"), [(0, 1.0), (1, -1.0)])
+@pytest.mark.parametrize(("keep", "days"), [(0, 1.0), (1, -1.0), (1, 1e7), (1, float("inf")), (1, float("nan"))])
 def test_settings_out_of_bounds_are_refused(keep: int, days: float) -> None:
     with pytest.raises(InputError, match="keep at least 1 version"):
         expire(DictStore(), S2, keep=keep, days=days)

@@ -109,7 +109,7 @@ def test_any_flipped_byte_of_a_table_is_an_error_or_changes_nothing_that_is_read
     expected = {column: scan(store, info, [column]) for column in TABLE.schema.names}
     filtered = scan(store, info, ["key"], above=1234.0)
     told = 0
-    for place in range(0, len(body), 41):
+    for place in range(0, len(body), 97):
         store.write(PATH, body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :])
         for column, table in expected.items():
             try:
@@ -122,7 +122,7 @@ def test_any_flipped_byte_of_a_table_is_an_error_or_changes_nothing_that_is_read
             told += 1
         with pytest.raises(CorruptWarehouseError, match=r"a-0\.parquet"), open_parquet(store, info) as file:
             file.read()
-    assert told > 100
+    assert told > 40
 
 
 def test_a_table_of_another_length_than_the_log_says_is_refused() -> None:

@@ -142,7 +142,7 @@ def test_a_missing_entry_is_named(lost: int) -> None:
             read(Log(log.store, FOLDER))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_byte_in_any_entry_is_named(data: st.DataObject) -> None:
     store = memory_store()
@@ -254,7 +254,7 @@ def test_a_commit_that_landed_is_a_success_whatever_was_answered(faults: list[Fa
     assert not store.faults
 
 
-@settings(max_examples=100)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.sampled_from([fails_before, loses_the_answer, retries_itself]), max_size=4), max_size=8),
     st.integers(0, 3),

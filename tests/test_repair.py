@@ -305,6 +305,23 @@ def test_what_nothing_can_replace_is_said_plainly(which: Callable[[Store], str],
         Manifest.load(store, "s2", version).states()
 
 
+@pytest.mark.parametrize("which", [log_entry, items_file])
+def test_what_is_left_is_not_left_to_repair(which: Callable[[Store], str]) -> None:
+    """Where repair had nothing to do for a problem, running it again is no advice."""
+    store = memory_warehouse().store
+    filled(store)
+    for info in Log(store, S2).entries()[0].files("data"):
+        damage(store, info.path)
+    store.write(hint_key(S2), b"{")
+    damage(store, which(store))
+    for dry_run in (True, False):
+        done = repair(store, dry_run=dry_run)
+        assert {problem.kind for problem in done.left} & {"hint", "data"}
+        assert not [problem for problem in done.left if "stacchip repair" in problem.todo]
+        lost = [problem for problem in done.left if problem.kind in ("hint", "data")]
+        assert all("restore the object" in problem.todo and "; " in problem.what for problem in lost)
+
+
 # --- together, and with crashes
 
 
@@ -325,6 +342,7 @@ def test_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert repair(store).actions == ()
 
 
+@pytest.mark.slow
 def test_crashed_anywhere_it_is_finished_by_the_next() -> None:
     sound = memory_warehouse().store
     filled(sound)

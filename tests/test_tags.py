@@ -60,8 +60,7 @@ def test_the_same_tag_again_is_harmless_and_another_is_refused(warehouse: Wareho
 
 def test_a_deleted_tag_is_gone_and_its_name_free(warehouse: Warehouse) -> None:
     warehouse.tag("paper", "global", 1)
-    for _ in range(2):
-        warehouse.untag("paper")
+    assert [warehouse.untag("paper") for _ in range(2)] == [True, False]
     assert warehouse.tags() == []
     assert warehouse.tag("paper", "global", 2).version == 2
 
@@ -108,6 +107,14 @@ def test_an_unknown_tag_lists_those_there_are() -> None:
         warehouse.combined("global", "nope")
     with pytest.raises(InputError, match="tag 'thesis' names collections/s2 version 8, not one of combined/global"):
         warehouse.combined("global", "thesis")
+
+
+def test_a_number_as_text_is_no_tag() -> None:
+    warehouse = memory_warehouse()
+    filled(warehouse.store)
+    for index in ("combined/global", "collections/s2"):
+        with pytest.raises(InputError, match="version '1' is text: versions are numbers, such as 1, and"):
+            warehouse.index(index, "1")
 
 
 def test_what_does_not_exist_is_not_tagged() -> None:
@@ -158,4 +165,4 @@ def test_other_files_beside_tags_are_left_alone() -> None:
     assert all_tags(warehouse.store) == [TAG]
     drop_tag(warehouse.store, "paper")
     assert all_tags(warehouse.store) == []
-    assert len(warehouse.store.list("tags")) == 4
+    assert len([key for key in warehouse.store.list("tags") if not key.startswith("tags/deleted/")]) == 4

@@ -185,6 +185,8 @@ def test_a_grace_period_that_commits_outlive_is_refused() -> None:
     with pytest.raises(InputError, match="a grace period of 71 hours could remove files of a commit on its way"):
         vacuum(memory_warehouse().store, grace=timedelta(hours=71))
     assert SHORTEST_GRACE <= GRACE
+    with pytest.raises(InputError, match="a grace period of 36501 days: expected at most 36500"):
+        vacuum(memory_warehouse().store, grace=timedelta(days=36_501))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +305,7 @@ def test_what_has_just_expired_stays_for_those_who_have_it_open() -> None:
 
 
 def test_without_that_rule_it_is_taken_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vacuums, "histories", lambda store, _: histories(store))
+    monkeypatch.setattr(vacuums, "histories", lambda store, *_: histories(store))
     removed, wrong = expired_just_now()
     assert removed
     assert wrong
@@ -326,6 +328,7 @@ ACTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(ACTS)
 def test_no_version_that_can_be_read_ever_changes(acts: list[tuple[str, int, int]]) -> None:
@@ -361,6 +364,7 @@ def test_no_version_that_can_be_read_ever_changes(acts: list[tuple[str, int, int
     assert problems(store) == []
 
 
+@pytest.mark.slow
 def test_crashed_anywhere_it_is_finished_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     later(monkeypatch, 30)
     warehouse = memory_warehouse()

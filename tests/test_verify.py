@@ -106,6 +106,16 @@ def test_what_vacuum_took_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None
     assert found(warehouse.store) == set()
 
 
+def test_how_far_it_is_is_told(sound: Store, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        verify(sound, deep=True)
+    for what in ("rows", "versions", "checkpoints", "merges"):
+        assert f"{S2}: looking at its {what}" in caplog.text
+    for what in ("files compared with their items", "versions counted", "entries looked at for checkpoints"):
+        assert what in caplog.text
+    assert f"{GLOBAL}: 3 of 3 versions compared with their files" in caplog.text
+
+
 def test_writers_that_go_on_meanwhile_raise_no_alarm() -> None:
     store = memory_warehouse().store
     filled(store)
@@ -139,6 +149,7 @@ def test_a_store_without_an_answer_proves_nothing(sound: Store) -> None:
 # --- damage
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.data())
 def test_every_changed_byte_is_found(sound: Store, data: st.DataObject) -> None:
@@ -157,6 +168,7 @@ def test_every_changed_byte_is_found(sound: Store, data: st.DataObject) -> None:
         sound.write(key, body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
 def test_every_missing_file_is_found(sound: Store, deep: bool) -> None:
     """Without the newest entry of a log, or a tag or hint, a warehouse is as whole as before it was written."""

@@ -49,7 +49,8 @@ class Listed:
 class Store(ABC):
     """Objects below one root, on whatever storage.
 
-    Only vacuum and untag call `delete`: an error handler that removes what it wrote can remove what was committed.
+    Only vacuum, untag and repair (of a hint) call `delete`: an error handler that removes what it wrote can remove what
+    was committed.
 
     Attributes:
         root: URL or absolute path, as messages show it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +17,12 @@ from stacchip_core.errors import (
     VersionNotFoundError,
 )
 from stacchip_core.warehouse.entry import KINDS, NAME, sealed
-from stacchip_core.warehouse.store import Store
+from stacchip_core.warehouse.store import Listed, Store
 
 TAGS = "tags"
+DELETED = f"{TAGS}/deleted"  # what tags named that were deleted: vacuum honours it for its grace period
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+TRACE = re.compile(rf"{DELETED}/({NAME.pattern})\.({_UUID})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +67,8 @@ def put_tag(store: Store, tag: Tag) -> Tag:
         InputError: the name is taken by another version.
         TransientStoreError: nobody knows whether it was created: do it again.
     """
-    data = asdict(tag)
-    del data["name"]
     try:
-        store.create(key_of(tag.name), sealed(data))
+        store.create(key_of(tag.name), sealed(_fields(tag)))
     except ObjectExistsError as err:  # ours, where an answer was lost on the way
         there = read_tag(store, tag.name)
         if there != tag:
@@ -76,9 +79,43 @@ def put_tag(store: Store, tag: Tag) -> Tag:
     return tag
 
 
-def drop_tag(store: Store, name: str) -> None:
-    """Delete a tag; its version stays for as long as anything else holds it. One that is not there is fine."""
+def drop_tag(store: Store, name: str) -> bool:
+    """Delete a tag, whatever is in it; its version stays for as long as anything else holds it.
+
+    What it named is written down first, below `DELETED`, so that vacuum leaves its version to whoever reads by it for
+    the grace period; and the name is free at once, for whoever creates it first.
+
+    Returns:
+        False where there is no such tag.
+    """
+    try:
+        tag = read_tag(store, name)
+    except VersionNotFoundError:
+        return False
+    except CorruptWarehouseError:  # nobody knows what it held
+        tag = None
+    if tag is not None:
+        store.write(f"{DELETED}/{name}.{uuid.uuid4()}.json", sealed({**_fields(tag), "deleted": True}))
     store.delete(key_of(name))
+    return True
+
+
+def deleted_tags(store: Store, is_over: Callable[[Listed], bool]) -> dict[str, Tag]:
+    """Tags that were deleted, by key of what they left behind, but for those that `is_over`.
+
+    Raises:
+        CorruptWarehouseError: one is not as it was written.
+    """
+    found: dict[str, Tag] = {}
+    for key, listed in store.listing(DELETED).items():
+        match = TRACE.fullmatch(key)
+        if match is None or is_over(listed):
+            continue
+        try:
+            found[key] = parse_tag(match[1], store.read(key), f"{store.root}/{key}")
+        except ObjectNotFoundError:  # another vacuum was here
+            continue
+    return found
 
 
 def read_tag(store: Store, name: str) -> Tag:
@@ -94,6 +131,10 @@ def read_tag(store: Store, name: str) -> Tag:
         there = ", ".join(tag_names(store)) or "none yet"
         raise VersionNotFoundError(f"{store.root}: no tag {name!r}; there are {there}") from err
     return parse_tag(name, body, f"{store.root}/{key_of(name)}")
+
+
+def _fields(tag: Tag) -> dict[str, Any]:
+    return {"index": tag.index, "version": tag.version, "sha256": tag.sha256}
 
 
 def parse_tag(name: str, body: bytes, where: str) -> Tag:

@@ -19,7 +19,7 @@ from stacchip_core.warehouse.batch import BatchResult
 from stacchip_core.warehouse.care.expire import Expiry, expire
 from stacchip_core.warehouse.care.problems import Report
 from stacchip_core.warehouse.care.repair import Repair, repair
-from stacchip_core.warehouse.care.retention import VersionInfo, asked_for, check_sha256, folder_of, versions
+from stacchip_core.warehouse.care.retention import VersionInfo, asked_for, check_sha256, folder_of, indexes, versions
 from stacchip_core.warehouse.care.vacuum import GRACE, Vacuum, vacuum
 from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.classify import Classified, classify
@@ -194,11 +194,11 @@ class Warehouse:
         return commit(manifest, removal(manifest, item_ids, reason))
 
     def collections(self) -> list[str]:
-        """Names of the collections that have a version."""
+        """Names of the collections that have a version, also of those whose log lacks entries."""
         return self._names("collections")
 
     def combined_names(self) -> list[str]:
-        """Names of the combined indexes that have a version."""
+        """Names of the combined indexes that have a version, also of those whose log lacks entries."""
         return self._names("combined")
 
     def collection(self, name: str, version: int | str | None = None) -> CollectionVersion:
@@ -261,9 +261,9 @@ class Warehouse:
         one = self.index(index, version)
         return put_tag(self.store, Tag(tag, folder_of(self.store, index), one.version, one.sha256))
 
-    def untag(self, tag: str) -> None:
-        """Delete a tag; nothing holds its version any longer, unless something else does."""
-        drop_tag(self.store, tag)
+    def untag(self, tag: str) -> bool:
+        """Delete a tag; whether there was one. Its version may expire now; vacuum leaves it for the grace period."""
+        return drop_tag(self.store, tag)
 
     def tags(self) -> list[Tag]:
         """All tags, by name."""
@@ -273,15 +273,17 @@ class Warehouse:
         """What differs between two versions of an index; `new` None: the newest."""
         return diff(self.index(index, old), self.index(index, new))
 
-    def expire(self, index: str, keep: int = 30, days: float = 90) -> Expiry:
+    def expire(self, index: str, *, keep: int = 30, days: float = 90, dry_run: bool = False) -> Expiry:
         """Let go of versions that are neither among the newest `keep` nor younger than `days`; see `expire`.
+
+        No file is removed; with `dry_run`, not even an entry is written.
 
         Raises:
             InputError: less than a day, in which parts that were committed may be committed again.
         """
         if days < 1:
             raise InputError(f"{index}: versions expire after a day at the earliest; got days={days:g}")
-        return expire(self.store, folder_of(self.store, index), keep=keep, days=days)
+        return expire(self.store, folder_of(self.store, index), keep=keep, days=days, dry_run=dry_run)
 
     def vacuum(self, *, dry_run: bool = True, grace: timedelta = GRACE) -> Vacuum:
         """Find files that no version needs, and remove them unless it is a dry run; see `vacuum`."""
@@ -299,8 +301,7 @@ class Warehouse:
         return Manifest.load(self.store, _checked_name(name))
 
     def _names(self, kind: str) -> list[str]:
-        names = [name for name in self.store.folders(kind) if NAME.fullmatch(name)]
-        return [name for name in names if self.store.exists(Log(self.store, f"{kind}/{name}").key(1))]
+        return [folder.rpartition("/")[2] for folder in indexes(self.store, (kind,))]
 
     def _no_such(self, kind: str, name: str, there: Sequence[str]) -> VersionNotFoundError:
         return VersionNotFoundError(f"{self.root}: no {kind} {name!r}; there are {', '.join(there) or 'none yet'}")

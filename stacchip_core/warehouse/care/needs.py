@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stacchip_core.errors import CorruptWarehouseError
-from stacchip_core.warehouse.care.retention import COMBINED, History
+from stacchip_core.warehouse.care.holds import COMBINED
+from stacchip_core.warehouse.care.retention import History
 from stacchip_core.warehouse.checkpoint import Checkpoint
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
 from stacchip_core.warehouse.manifest import Manifest

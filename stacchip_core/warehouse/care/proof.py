@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stacchip_core.errors import CorruptWarehouseError, ObjectNotFoundError, VersionNotFoundError
+from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED
 from stacchip_core.warehouse.care.problems import Problem, todo
-from stacchip_core.warehouse.care.retention import COLLECTIONS, COMBINED, History
+from stacchip_core.warehouse.care.retention import History
 from stacchip_core.warehouse.checkpoint import Checkpoint
 from stacchip_core.warehouse.combined.parts import read_part_items
 from stacchip_core.warehouse.data import schema_of
@@ -92,9 +93,16 @@ def strange_rows(store: Store, history: History, sound: Mapping[str, FileInfo]) 
         return _strange(store, info, pointers.get(info.path), is_whole=is_whole)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for info, what in zip(infos, pool.map(look, infos), strict=True):
+        for number, (info, what) in enumerate(zip(infos, pool.map(look, infos), strict=True), start=1):
+            _tell(store, history, number, len(infos), "files compared with their items")
             if what:
                 yield Problem("rows", info.path, what, todo("rows"))
+
+
+def _tell(store: Store, history: History, number: int, count: int, what: str) -> None:
+    """Say now and then how far work is that takes long."""
+    if number % _TOLD_EVERY == 0 or number == count:
+        logger.info("verify of %s: %s: %d of %d %s", store.root, history.folder, number, count, what)
 
 
 def _by_file(tables: Sequence[pa.Table]) -> dict[str, pa.Table]:
@@ -150,7 +158,9 @@ def strange_versions(store: Store, history: History, sound: Mapping[str, FileInf
         return
     known: dict[str, pa.Table] = {}
     seen: set[frozenset[str]] = set()
-    for entry in (history.entries[version - 1] for version in history.retained):
+    retained = history.retained
+    for number, entry in enumerate((history.entries[version - 1] for version in retained), start=1):
+        _tell(store, history, number, len(retained), "versions compared with their files")
         infos = entry.files("items")
         data = frozenset(info.path for info in entry.files("data"))
         if (paths := frozenset(info.path for info in infos) | data) in seen or not paths <= sound.keys():
@@ -173,7 +183,9 @@ def _strange_version(rows: pa.Table, data: Collection[str]) -> str:
 
 def _strange_collections(store: Store, history: History, sound: Mapping[str, FileInfo]) -> Iterator[Problem]:
     """Versions of a collection whose live items are not those counted; the first and last of each run are looked at."""
-    for version in sorted({end for run in history.runs for end in run}):
+    ends = sorted({end for run in history.runs for end in run})
+    for number, version in enumerate(ends, start=1):
+        _tell(store, history, number, len(ends), "versions counted")
         where, totals = f"{history.folder}@{version}", history.entries[version - 1].totals
         try:
             live = Manifest.load(store, history.name, version).states().live
@@ -189,7 +201,8 @@ def _strange_collections(store: Store, history: History, sound: Mapping[str, Fil
 def strange_checkpoints(store: Store, history: History, sound: Mapping[str, FileInfo]) -> Iterator[Problem]:
     """Checkpoints that are not what the log before them amounts to, as far as that is still there."""
     before: Checkpoint | None = None
-    for entry in history.entries:
+    for number, entry in enumerate(history.entries, start=1):
+        _tell(store, history, number, len(history.entries), "entries looked at for checkpoints")
         one = Checkpoint.of(store, entry)
         if one is None or not {one.items.path, one.files.path} <= sound.keys():
             before = None if one is not None else before

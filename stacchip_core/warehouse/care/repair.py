@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError
+from stacchip_core.warehouse.care.holds import COLLECTIONS
 from stacchip_core.warehouse.care.problems import LEFT_ALONE, OLD_ONLY, Problem
-from stacchip_core.warehouse.care.retention import COLLECTIONS, indexes
+from stacchip_core.warehouse.care.retention import indexes
 from stacchip_core.warehouse.care.salvage import affected, salvage
 from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.checkpoint import (
@@ -87,14 +88,15 @@ def repair(store: Store, *, dry_run: bool = True) -> Repair:
         TransientStoreError, StoreError: the store could not be asked, or written; do it again.
     """
     problems = verify(store, deep=True).problems
+    hopeless: dict[str, str] = {}
     steps = [
         *_hints(store, problems),
         *_checkpoints(store, problems),
-        *_data(store, problems),
+        *_data(store, problems, hopeless),
         *_combined(store, problems),
     ]
     mended = {problem for step in steps for problem in step.problems}
-    left = [problem for problem in problems if problem not in mended]
+    left = [_given_up(problem, hopeless) for problem in problems if problem not in mended]
     for step in steps if not dry_run else ():
         logger.info("repair of %s: %s: %s", store.root, step.action.path, step.action.what)
         try:
@@ -102,6 +104,15 @@ def repair(store: Store, *, dry_run: bool = True) -> Repair:
         except CorruptWarehouseError as err:
             left += [replace(problem, what=f"{problem.what}; {err}", todo=LEFT_ALONE) for problem in step.problems]
     return Repair(dry_run, tuple(step.action for step in steps), tuple(left))
+
+
+def _given_up(problem: Problem, why: Mapping[str, str]) -> Problem:
+    """A problem that is left, without the advice to run what has just been run."""
+    if "stacchip repair" not in problem.todo:
+        return problem
+    folder = "/".join(problem.path.split("/")[:2])
+    reason = why.get(folder, "the log that would tell how to mend it is damaged")
+    return replace(problem, what=f"{problem.what}; {reason}", todo=LEFT_ALONE)
 
 
 def _hints(store: Store, problems: Sequence[Problem]) -> Iterator[_Step]:
@@ -130,12 +141,14 @@ def _checkpoints(store: Store, problems: Sequence[Problem]) -> Iterator[_Step]:
         yield _Step(Action(folder, what), (*own, *follows), partial(_mend_checkpoints, store, folder, paths))
 
 
-def _data(store: Store, problems: Sequence[Problem]) -> Iterator[_Step]:
+def _data(store: Store, problems: Sequence[Problem], hopeless: dict[str, str]) -> Iterator[_Step]:
+    """Moves and releases; where not even the items are known, why not goes to `hopeless`, by folder."""
     for folder, own in _by_index(problems, "data").items():
         name, paths = folder.rpartition("/")[2], {problem.path for problem in own}
         try:
             found = affected(store, name, paths)
-        except CorruptWarehouseError:
+        except CorruptWarehouseError as err:
+            hopeless[folder] = str(err)
             continue
         what = (
             f"of {len(paths)} damaged data files, move {len(found.kept)} items that can still be read, there or in a "

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from stacchip_core.errors import CorruptWarehouseError, InputError, ObjectNotFoundError, VersionNotFoundError
+from stacchip_core.errors import CorruptWarehouseError, InputError, VersionNotFoundError
+from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, Pin, deleted_pins, pins
 from stacchip_core.warehouse.entry import KINDS, NAME, LogEntry
 from stacchip_core.warehouse.log import Log
-from stacchip_core.warehouse.store import Store
+from stacchip_core.warehouse.store import Listed, Store
 from stacchip_core.warehouse.tags import TAGS, all_tags, read_tag
 
-COLLECTIONS, COMBINED = KINDS
 WORDS = {COLLECTIONS: "collection", COMBINED: "combined index"}
-LOCKS = ("plan.json", "dataset.json")  # of a dataset: what it is being made from, and what it was made from
+
+LONGEST_DAYS = 36_500  # what is longer than a hundred years is a slip
 
 Expired = Callable[[str, Sequence[LogEntry]], int]  # versions of a log up to this one are expired
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """A version that something other than its log holds.
-
-    Attributes:
-        folder: "combined/<name>" or "collections/<name>".
-        sha256: that the version is to have.
-        key: of the tag or dataset that holds it, or the combined version, for people.
-    """
-
-    folder: str
-    version: int
-    sha256: str
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +93,24 @@ def folder_of(store: Store, index: str) -> str:
     if not NAME.fullmatch(name) or (kind and kind not in KINDS):
         raise InputError(f"{index!r} is no index: expected <name>, combined/<name> or collections/<name>")
     for one in (kind,) if kind else (COMBINED, COLLECTIONS):
-        if store.exists(Log(store, f"{one}/{name}").key(1)):
+        if has_log(store, f"{one}/{name}"):
             return f"{one}/{name}"
     raise VersionNotFoundError(f"{store.root}: no index {index!r}; there are {', '.join(indexes(store)) or 'none yet'}")
 
 
 def indexes(store: Store, kinds: Iterable[str] = (COMBINED, COLLECTIONS)) -> list[str]:
-    """Folders of all indexes that have a version."""
+    """Folders of all indexes that have a version, also of those whose log lacks entries."""
     folders = [f"{kind}/{name}" for kind in kinds for name in store.folders(kind) if NAME.fullmatch(name)]
-    return [folder for folder in folders if store.exists(Log(store, folder).key(1))]
+    return [folder for folder in folders if has_log(store, folder)]
+
+
+def has_log(store: Store, folder: str) -> bool:
+    """Whether there is any entry of a log; whether all of them are there shows when it is read."""
+    log = Log(store, folder)
+    try:
+        return store.exists(log.key(1)) or log.listed() > 0
+    except CorruptWarehouseError:  # there is one, and one before it is missing
+        return True
 
 
 def asked_for(store: Store, folder: str, version: int | str | None) -> tuple[int | None, str]:
@@ -132,6 +125,10 @@ def asked_for(store: Store, folder: str, version: int | str | None) -> tuple[int
     """
     if version is None:
         return None, ""
+    if isinstance(version, str) and version.isdecimal():
+        raise InputError(
+            f"version {version!r} is text: versions are numbers, such as {int(version)}, and tags are names"
+        )
     if not isinstance(version, str):
         check_readable(store, folder, version)
         return version, ""
@@ -160,40 +157,16 @@ def check_readable(store: Store, folder: str, version: int) -> None:
         VersionNotFoundError: says which can be read.
     """
     head = Log(store, folder).newest()
-    if head is None or not 0 < version <= head.expired or version in _held_now(store, folder):
+    if head is None or not 0 < version <= head.expired:
         return
+    held = sorted(one for one in _held_now(store, folder) if 0 < one <= head.expired)
+    if version in held:
+        return
+    which = [*([", ".join(map(str, held))] if held else []), f"{head.expired + 1} to {head.version}"]
     kind, name = folder.split("/")
     raise VersionNotFoundError(
-        f"{WORDS[kind]} {name!r} version {version} expired; versions {head.expired + 1} to {head.version} can be read"
+        f"{WORDS[kind]} {name!r} version {version} expired; versions {' and '.join(which)} can be read"
     )
-
-
-def pins(store: Store) -> list[Pin]:
-    """What tags and datasets hold.
-
-    Raises:
-        CorruptWarehouseError: a tag or lock can't be read, so nobody knows what it holds.
-    """
-    tagged = [Pin(tag.index, tag.version, tag.sha256, f"{TAGS}/{tag.name}.json") for tag in all_tags(store)]
-    keys = [f"datasets/{name}/{lock}" for name in store.folders("datasets") for lock in LOCKS]
-    return [*tagged, *(pin for key in keys if (pin := dataset_pin(store, key)))]
-
-
-def dataset_pin(store: Store, key: str) -> Pin | None:
-    """What a dataset's plan or lock holds; None where there is no such file."""
-    try:
-        body = store.read(key)
-    except ObjectNotFoundError:
-        return None
-    try:
-        index = json.loads(body)["index"]
-        name, version, sha256 = index["name"], index["version"], index["sha256"]
-        is_whole = isinstance(version, int) and bool(NAME.fullmatch(name)) and isinstance(sha256, str)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_whole = False
-    if not is_whole:
-        raise CorruptWarehouseError(f"{store.root}/{key} is damaged: it does not say which index version it holds")
-    return Pin(f"{COMBINED}/{name}", version, sha256, key)
 
 
 def source_pins(history: History) -> list[Pin]:
@@ -208,23 +181,52 @@ def source_pins(history: History) -> list[Pin]:
     ]
 
 
+def strange_pins(known: Mapping[str, History], held: Iterable[Pin]) -> Iterator[tuple[Pin, str]]:
+    """Pins that name a version which is not there, or is another one; and what is wrong with each."""
+    for pin in held:
+        entries = known[pin.folder].entries if pin.folder in known else ()
+        what = f"{pin.folder} version {pin.version}"
+        is_empty_source = pin.version == 0 and pin.key.startswith(COMBINED)  # a collection without a version yet
+        if pin.is_deleted or is_empty_source:
+            continue
+        if not 0 < pin.version <= len(entries):
+            yield pin, f"it names {what}, which is not there or can't be trusted"
+        elif entries[pin.version - 1].sha256 != pin.sha256:
+            yield pin, f"it names {what} with sha256 {pin.sha256[:12]}, the log has another"
+
+
 def as_logged(folder: str, entries: Sequence[LogEntry]) -> int:
     """Versions of a log up to this one are expired, as its newest entry says."""
     return entries[-1].expired if entries else 0
 
 
-def histories(store: Store, expired: Expired = as_logged) -> dict[str, History]:
+def never(listed: Listed) -> bool:
+    """Whether the grace period of a deleted tag is over: it is not."""
+    return False
+
+
+def histories(
+    store: Store, expired: Expired = as_logged, is_over: Callable[[Listed], bool] = never
+) -> dict[str, History]:
     """All logs, by folder: what holds versions is read before the logs, combined indexes before collections.
 
+    Args:
+        store: where they are.
+        expired: which versions of a log are.
+        is_over: which traces of deleted tags hold nothing any longer.
+
     Raises:
-        CorruptWarehouseError: a log, tag or lock can't be trusted.
+        CorruptWarehouseError: a log, tag or lock can't be trusted, or one names a version that is not there.
     """
     held = pins(store)
+    held += deleted_pins(store, is_over)  # after the tags: one that is deleted meanwhile has left its trace before
     found: dict[str, History] = {}
     for folder in indexes(store, (COMBINED, COLLECTIONS)):
         found[folder] = history_of(folder, Log(store, folder).entries(), held, expired)
         if folder.startswith(COMBINED):
-            held = [*held, *source_pins(found[folder])]
+            held += source_pins(found[folder])
+    for pin, what in strange_pins(found, held):
+        raise CorruptWarehouseError(f"{store.root}: {pin.key}: {what}")
     return found
 
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from stacchip_core.errors import CommitConflictError, CorruptWarehouseError
 from stacchip_core.index.schema import conform
-from stacchip_core.warehouse.care.retention import COMBINED, indexes
+from stacchip_core.warehouse.care.holds import COMBINED
+from stacchip_core.warehouse.care.retention import indexes
 from stacchip_core.warehouse.combined.parts import parts_of, read_part_items
 from stacchip_core.warehouse.commit import writer
 from stacchip_core.warehouse.data import schema_of, write_data

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from stacchip_core.errors import InputError
+from stacchip_core.errors import CorruptWarehouseError, InputError
 from stacchip_core.warehouse.care.needs import merged_versions, needed_files
-from stacchip_core.warehouse.care.retention import histories
+from stacchip_core.warehouse.care.retention import LONGEST_DAYS, histories
 from stacchip_core.warehouse.commit import MAX_AGE
 from stacchip_core.warehouse.entry import KINDS, NAME, LogEntry, is_safe_path
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import STAGING, Listed, Store
+from stacchip_core.warehouse.tags import DELETED, TRACE
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ SHORTEST_GRACE = 3 * MAX_AGE  # a commit's files are a day old at most when it l
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STAGED = re.compile(rf"{STAGING}/((tmp|probe|clock)-{_UUID}|{_UUID}\.(jsonl|parquet))")
 _LOGGED = re.compile(rf"({'|'.join(KINDS)})/{NAME.pattern}/(log/\d{{20}}\.json|_last_checkpoint\.json)")
+_UNKNOWN = "nobody knows"  # whether a file was committed: its index has no log
 _THREADS = 8
 _TOLD_EVERY = 1000
 
@@ -88,9 +91,12 @@ def vacuum(store: Store, *, dry_run: bool = True, grace: timedelta = GRACE) -> V
         grace: how old a file must be, by the store's clock.
 
     Raises:
-        InputError: a grace period shorter than three times what a commit may take.
-        CorruptWarehouseError: a log, tag or lock can't be read, so nobody knows what is needed. Nothing was removed.
+        InputError: a grace period shorter than three times what a commit may take, or longer than 100 years.
+        CorruptWarehouseError: a log, tag or lock can't be read, or names a version that is not there, so nobody knows
+            what is needed. Nothing was removed.
     """
+    if grace > timedelta(days=LONGEST_DAYS):
+        raise InputError(f"a grace period of {grace.days} days: expected at most {LONGEST_DAYS}")
     if grace < SHORTEST_GRACE:
         raise InputError(
             f"a grace period of {grace.total_seconds() / 3600:g} hours could remove files of a commit on its way: "
@@ -118,7 +124,7 @@ def _look(store: Store, now: datetime, grace: timedelta) -> tuple[dict[str, List
 
 
 def _files(store: Store) -> dict[str, Listed]:
-    return {key: one for prefix in (*KINDS, STAGING) for key, one in store.listing(prefix).items()}
+    return {key: one for prefix in (*KINDS, STAGING, DELETED) for key, one in store.listing(prefix).items()}
 
 
 def _uses(store: Store, files: Mapping[str, Listed], now: datetime, grace: timedelta) -> Mapping[str, str]:
@@ -134,14 +140,40 @@ def _uses(store: Store, files: Mapping[str, Listed], now: datetime, grace: timed
         ]
         return max(said, default=0)
 
-    known = histories(store, expired)
+    known = histories(store, expired, lambda listed: _is_old(listed, now, grace))
     merged = merged_versions(known)
-    uses = dict[str, str]()
+    uses = dict.fromkeys(_without_log(store, files, known), _UNKNOWN)
     for history in known.values():
         named = (info.path for entry in history.entries for info in (*entry.kept, *entry.added))
         uses |= dict.fromkeys(named, "only expired versions need it")
         uses |= dict.fromkeys(needed_files(store, history, merged), "")
     return uses
+
+
+def _without_log(store: Store, files: Mapping[str, Listed], known: Collection[str]) -> list[str]:
+    """Files of indexes without a log that may nevertheless have been committed.
+
+    A run that ends before the first commit of an index leaves data files; a file of items is written by a commit only,
+    perhaps by one that has landed and whose log was lost since. Nobody can tell, so all beside it is left alone.
+
+    Raises:
+        CorruptWarehouseError: an index has a hint or checkpoint, and no log.
+    """
+    own: dict[str, list[str]] = defaultdict(list)
+    for key in files:
+        folder = "/".join(key.split("/")[:2])
+        if folder not in known and (is_safe_path(key) or _LOGGED.fullmatch(key)):
+            own[folder].append(key)
+    left = list[str]()
+    for folder, keys in own.items():
+        roles = {key.split("/")[2] for key in keys}
+        if roles - {"data", "items", "log"}:
+            raise CorruptWarehouseError(
+                f"{store.root}: {folder} has no log, but {min(keys, key=lambda key: '/data/' in key)}: restore the log "
+                f"from a backup or the bucket's older versions, or remove all of {folder}"
+            )
+        left += keys if roles - {"data"} else []
+    return left
 
 
 def _sorted_out(store: Store, now: datetime, grace: timedelta, *, is_dry_run: bool) -> Vacuum:
@@ -166,10 +198,12 @@ def _sorted_out(store: Store, now: datetime, grace: timedelta, *, is_dry_run: bo
 
 
 def _why(key: str, uses: Mapping[str, str]) -> str | None:
-    """Why a file may be removed, "" if it may not, None where it is not of a kind that ever is."""
+    """Why a file may be removed, "" if it may not, None where it is not known to be of a kind that ever is."""
+    if TRACE.fullmatch(key):
+        return "of a tag that was deleted"
     if _STAGED.fullmatch(key):
         return "left by a run"
-    if not is_safe_path(key):
+    if not is_safe_path(key) or uses.get(key) == _UNKNOWN:
         return None
     return uses.get(key, "never committed")
 

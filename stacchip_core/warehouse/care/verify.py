@@ -17,6 +17,7 @@ from stacchip_core.errors import (
     StoreError,
     TransientError,
 )
+from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, LOCKS, Pin, dataset_pin
 from stacchip_core.warehouse.care.needs import current_files, merged_versions, needed_files
 from stacchip_core.warehouse.care.problems import KINDS_OF_FILES, LEFT_ALONE, OLD_ONLY, Problem, Report, todo
 from stacchip_core.warehouse.care.proof import (
@@ -26,22 +27,13 @@ from stacchip_core.warehouse.care.proof import (
     strange_rows,
     strange_versions,
 )
-from stacchip_core.warehouse.care.retention import (
-    COLLECTIONS,
-    COMBINED,
-    LOCKS,
-    History,
-    Pin,
-    dataset_pin,
-    history_of,
-    source_pins,
-)
+from stacchip_core.warehouse.care.retention import History, history_of, source_pins, strange_pins
 from stacchip_core.warehouse.checkpoint import Checkpoint, hint_key
 from stacchip_core.warehouse.entry import NAME, FileInfo, LogEntry, sealed
 from stacchip_core.warehouse.format import FORMAT_KEY, check_format
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import Listed, Store
-from stacchip_core.warehouse.tags import TAGS, key_of, parse_tag, tag_names
+from stacchip_core.warehouse.tags import DELETED, TAGS, TRACE, key_of, parse_tag, tag_names
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +115,14 @@ def _tags(work: _Work) -> Iterator[Pin]:
             continue
         work.checked["tags"] += 1
         yield Pin(tag.index, tag.version, tag.sha256, key)
+    for key in work.store.list(DELETED):
+        match, body = TRACE.fullmatch(key), _body(work.store, key)
+        if match is None or body is None:
+            continue
+        try:
+            parse_tag(match[1], body, key)
+        except CorruptWarehouseError as err:
+            work.add("tag", key, err, "remove the object: it is of a tag that was deleted")
 
 
 def _locks(work: _Work) -> Iterator[Pin]:
@@ -185,16 +185,9 @@ def _parsed(work: _Work, key: str, body: bytes | None) -> LogEntry | None:
 
 
 def _check_pins(work: _Work, held: Iterable[Pin]) -> None:
-    for pin in held:
-        history = work.known.get(pin.folder)
-        entries = history.entries if history else ()
+    for pin, what in strange_pins(work.known, held):
         kind = "tag" if pin.key.startswith(TAGS) else "lock" if pin.key.startswith("datasets") else "source"
-        what = f"{pin.folder} version {pin.version}"
-        if not 0 < pin.version <= len(entries):
-            if not (kind == "source" and pin.version == 0):  # a collection without a version yet
-                work.add(kind, pin.key, f"it names {what}, which is not there or can't be trusted")
-        elif entries[pin.version - 1].sha256 != pin.sha256:
-            work.add(kind, pin.key, f"it names {what} with sha256 {pin.sha256[:12]}, the log has another")
+        work.add(kind, pin.key, what)
 
 
 def _hint(work: _Work, folder: str) -> int | None:
@@ -271,6 +264,8 @@ def _check_content(work: _Work, history: History) -> None:
     work.checked["files read"] += len(whole)
     work.checked["rows"] += sum(info.rows for info in whole if info.role == "data")
     for look in (strange_rows, strange_versions, strange_checkpoints, strange_merges):
+        what = look.__name__.removeprefix("strange_")
+        logger.info("verify of %s: %s: looking at its %s", work.store.root, history.folder, what)
         work.problems += look(work.store, history, sound)
 
 
