@@ -25,6 +25,8 @@ from stacchip_core.warehouse.warehouse import Warehouse
 from tests.care import content, filled, grow, keys, later, memory_warehouse
 from tests.warehouse_rows import Piece, commit_pieces, part_of
 
+pytestmark = pytest.mark.slow  # each test makes and damages warehouses
+
 S2, NAIP, GLOBAL = "collections/s2", "collections/naip", "combined/global"
 
 

@@ -28,6 +28,8 @@ from tests.care import KINDS, content, filled, flipped, grow, keys, later, memor
 from tests.faulty_store import Crash, FaultyStore, slow
 from tests.warehouse_rows import Piece, commit_pieces
 
+pytestmark = pytest.mark.slow  # each test makes and damages warehouses
+
 S2, GLOBAL = "collections/s2", "combined/global"
 NO_WAIT = Patience(sleep=lambda _: None)
 
