@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # Rows of a mask read at once, rounded up to whole blocks: a few MB, whatever the scene.
 _STRIP_ROWS = 512
-_STRIP_PIXELS = 2**24  # at most, of a mask wider than any scene: 128 MiB as packed classes
+_STRIP_PIXELS = 2**22  # at most, of a wide mask: 32 MiB as packed classes, and some times that while they are counted
 
 
 class IndexSettings(BaseModel):
