@@ -72,7 +72,7 @@ bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size 
 	$(BIN)/python -m tests.benchmarks.merging
 
 lock: $(STAMP) ## Pin the newest releases that pyproject.toml allows into constraints.txt
-	$(BIN)/uv pip compile pyproject.toml --extra flows --group dev --python-version 3.11 --universal \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --universal \
 	  --generate-hashes --no-emit-index-url --no-header --upgrade --quiet -o constraints.txt
 
 clean: ## Remove the environment, caches and the demo's files
