@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from stacchip_core.errors import CorruptWarehouseError, StoreError
@@ -142,6 +144,23 @@ class LogEntry:
     def files(self, role: Role) -> tuple[FileInfo, ...]:
         """Files listed by this entry, old ones first."""
         return tuple(info for info in (*self.kept, *self.added) if info.role == role)
+
+    def successor(self, writer: JSON) -> LogEntry:
+        """The entry after this one, with the same state; `replace` says what it changes."""
+        return replace(
+            self,
+            version=self.version + 1,
+            prev_sha256=self.sha256,
+            txn=str(uuid.uuid4()),
+            operation="append",
+            read_version=self.version,
+            added=(),
+            removed=(),
+            counts=Counts(),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            writer=writer,
+            sha256="",
+        )
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the same entry always gives the same bytes."""

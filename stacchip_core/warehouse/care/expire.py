@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from stacchip_core.errors import CommitConflictError, InputError
 from stacchip_core.warehouse.care.retention import LONGEST_DAYS
 from stacchip_core.warehouse.commit import writer
-from stacchip_core.warehouse.entry import Counts, LogEntry
+from stacchip_core.warehouse.entry import LogEntry
 from stacchip_core.warehouse.files import iso
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.store import Store
@@ -122,19 +121,9 @@ def _now(store: Store) -> datetime:
 def _entry(store: Store, folder: str, head: LogEntry, limit: int) -> LogEntry:
     """The next entry: the same state as the one before, of which it carries everything forward."""
     return replace(
-        head,
-        version=head.version + 1,
-        prev_sha256=head.sha256,
-        txn=str(uuid.uuid4()),
+        head.successor(writer()),
         operation="expire",
-        read_version=head.version,
-        added=(),
         kept=() if folder.startswith("collections/") else (*head.kept, *head.added),
-        removed=(),
-        counts=Counts(),
         expired=limit,
         stored_at=iso(_now(store)),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        writer=writer(),
-        sha256="",
     )

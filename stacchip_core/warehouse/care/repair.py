@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -26,7 +24,6 @@ from stacchip_core.warehouse.checkpoint import (
 )
 from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.commit import writer
-from stacchip_core.warehouse.entry import Counts
 from stacchip_core.warehouse.log import Log, Patience
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import Store
@@ -225,21 +222,7 @@ def _add_checkpoint(store: Store, folder: str, patience: Patience | None = None)
         if head is None:
             return
         new = _written(manifest)
-        entry = replace(
-            head,
-            version=head.version + 1,
-            prev_sha256=head.sha256,
-            txn=str(uuid.uuid4()),
-            operation="append",
-            read_version=head.version,
-            added=(new.items, new.files),
-            removed=(),
-            counts=Counts(),
-            checkpoint=head.version + 1,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            writer=writer(),
-            sha256="",
-        )
+        entry = replace(head.successor(writer()), added=(new.items, new.files), checkpoint=head.version + 1)
         try:
             write_hint(store, folder, manifest.log.append(entry).version)
         except CommitConflictError:

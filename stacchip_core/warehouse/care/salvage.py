@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -206,20 +205,11 @@ def _entry(store: Store, found: Affected, moved: Mapping[str, tuple[FileInfo, li
     draft = FileInfo(path, "items", 0, "", 0, collection=found.manifest.name)
     items = write_items(store, draft, _rows(found, moved))
     return replace(
-        head,
-        version=head.version + 1,
-        prev_sha256=head.sha256,
-        txn=str(uuid.uuid4()),
-        operation="append",
-        read_version=head.version,
+        head.successor(writer()),
         added=(*(info for info, _ in moved.values()), items),
-        removed=(),
         counts=Counts(updated=len(found.kept), deleted=len(found.lost), chips=_chips(found.kept)),
         totals=Totals(head.totals.items - len(found.lost), head.totals.chips - _chips(found.lost)),
         stored_at=iso(store.modified(items.path)),
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        writer=writer(),
-        sha256="",
     )
 
 
