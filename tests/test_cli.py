@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from stacchip_core.cli import _size, app
+from stacchip_core.cli import app
+from stacchip_core.cli.printing import size
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import open_store
 from stacchip_core.warehouse.warehouse import Warehouse
@@ -321,4 +322,4 @@ def test_help_names_all_commands_and_loads_nothing_heavy() -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2e9, "2.0 GB"), (3e15, "3000.0 TB")],
 )
 def test_sizes_are_said_as_people_do(count: float, words: str) -> None:
-    assert _size(count) == words
+    assert size(count) == words

@@ -51,11 +51,21 @@ def test_rooms_import_only_leftward() -> None:
     assert not wrong
 
 
+def test_rooms_know_nothing_of_the_command() -> None:
+    wrong = [
+        path
+        for room in ROOMS
+        for path in (CORE / room).rglob("*.py")
+        if any(name.startswith("stacchip_core.cli") for name in imported_modules(path))
+    ]
+    assert not wrong
+
+
 def test_core_files_sit_in_a_room_or_stand_beside_them() -> None:
     rooms = {path.relative_to(CORE).parts[0] for path in core_files() if path.parent != CORE}
     beside = {path.name for path in core_files() if path.parent == CORE}
-    assert rooms <= set(ROOMS)
-    assert beside <= {"__init__.py", "errors.py", "cli.py"}
+    assert rooms <= {*ROOMS, "cli"}
+    assert beside <= {"__init__.py", "errors.py"}
 
 
 @pytest.mark.parametrize("library", sorted(DOORS))
