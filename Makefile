@@ -16,10 +16,10 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint check test campaign bench lock clean
+.PHONY: help setup demo docs lint check test campaign bench lock clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## Create .venv with the pinned packages and this project
 
@@ -40,6 +40,11 @@ demo: export PREFECT_LOGGING_LEVEL := WARNING
 demo: export PREFECT_SERVER_LOGGING_LEVEL := ERROR
 demo: $(STAMP) ## Index synthetic scenes of four sensors, cut chips, and name a report to look at
 	$(BIN)/python -m flows.demo
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP) ## Build the documentation site, strictly and without network, into .cache/site
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open .cache/site/index.html"
 
 lint: $(STAMP) ## Lint, format check and strict types
 	$(BIN)/ruff check .

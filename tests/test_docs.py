@@ -1,35 +1,95 @@
-"""The Python that docs/ shows runs as it stands there, one page after the other."""
+"""What README.md and docs/ show works as it stands there, and links lead somewhere."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
-from tests import scenes
+from stacchip_core.sources.profiles import parse_profile
+from tests import snippets
 from tests.data import REPO
 
-PAGES = ("warehouse.md", "care.md", "datasets.md")
+PAGES = list(snippets.pages())
+MOST_MARKED = 0.4  # of all blocks that could be tested: beyond this the marks hide too much
 
 
-def test_examples_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, day in (("a", "10"), ("b", "20")):
-        item = scenes.sentinel2_scene(
-            tmp_path / "scenes", grid=scenes.utm_grid(600), item_id=name, when=f"2024-06-{day}T10:00:00Z"
-        )
-        scenes.write_item(tmp_path / "scenes", item)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for page in PAGES:
-        example = re.search(r"```python\n(.+?)```", (REPO / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
-        assert example, page
-        exec(example[1].replace("max_cloud=0.2", "max_cloud=0.9").replace("max_nodata=0.05", "max_nodata=0.9"), names)
-    assert len(names["dataset"]) == len(names["again"]) == len(names["rows"]) > 0  # type: ignore[arg-type]
-    assert set(names["chip"]) == {"red", "green", "blue", "nir"}  # type: ignore[call-overload]
+def needs_prefect(page: str) -> bool:
+    return any(
+        "python -m flows" in one.code and not one.mark for one in snippets.snippets(page) if one.language == "sh"
+    )
 
 
-def test_links_lead_somewhere() -> None:
-    for page in (REPO / "docs").glob("*.md"):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).is_file(), f"{page.name}: {target}"
+def page_params() -> list[object]:
+    """Pages with something to run; those that run flows need Prefect's server."""
+    return [
+        pytest.param(page, marks=[pytest.mark.server] if needs_prefect(page) else [], id=page)
+        for page in PAGES
+        if any(one.language in snippets.TESTED for one in snippets.snippets(page))
+    ]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return snippets.prepared(tmp_path_factory.mktemp("page"))
+
+
+@pytest.mark.parametrize("page", page_params())
+def test_what_a_page_shows_runs_as_it_stands(
+    page: str, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if needs_prefect(page):
+        request.getfixturevalue("prefect_server")
+    folder = shutil.copytree(template, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(folder)
+    names = snippets.run_page(page)
+    if "chip" in names:
+        chip = names["chip"]
+        assert isinstance(chip, dict), page
+        assert {"red", "nir"} <= set(chip), page
+        assert all(isinstance(pixels, np.ndarray) and pixels.any() for pixels in chip.values()), page
+    if "dataset" in names:
+        assert len(names["dataset"]) > 0, page  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_tested_or_says_why_not(page: str) -> None:
+    for one in snippets.snippets(page):
+        assert one.language in (*snippets.TESTED, *snippets.UNTESTED), f"{one.where}: {one.language!r} is not tested"
+        if not one.mark:
+            continue
+        reason, elsewhere = one.mark.removeprefix("not run: "), one.mark.removeprefix("run by ")
+        if elsewhere != one.mark:
+            test = REPO / elsewhere
+            assert test.is_file(), f"{one.where}: there is no {elsewhere}"
+            assert Path(page).name in test.read_text("utf-8"), f"{one.where}: {elsewhere} does not speak of {page}"
+        else:
+            known = ", ".join(snippets.NOT_RUN)
+            assert reason in snippets.NOT_RUN, f"{one.where}: mark {one.mark!r}; reasons are {known}"
+
+
+def test_few_blocks_are_not_run() -> None:
+    found = [one for page in PAGES for one in snippets.snippets(page) if one.language in snippets.TESTED]
+    marked = Counter(one.mark for one in found if one.mark.startswith("not run"))
+    print(f"{len(found)} blocks; not run: {dict(marked)}")
+    assert marked.total() <= MOST_MARKED * len(found), marked
+
+
+def test_the_profile_that_is_shown_is_one() -> None:
+    shown = [one for one in snippets.snippets("docs/sensors.md") if one.language == "yaml"]
+    for one in shown:
+        profile = parse_profile(yaml.safe_load(one.code), where=one.where)
+        assert profile.bands
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    path = snippets.pages()[page]
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+        is_generated = target.lstrip("./").startswith("reference/")
+        assert is_generated or (path.parent / target).exists(), f"{page}: {target}"

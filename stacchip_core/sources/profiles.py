@@ -54,24 +54,24 @@ class Band(_Frozen):
     entries with one name, the first whose asset the item has is taken.
     """
 
-    name: str
-    asset: str
-    aliases: tuple[str, ...] = ()
-    layers: tuple[str, ...] = ()
-    kind: Literal["continuous", "categorical"] = "continuous"
-    nodata: float | None = None
-    scale: float = 1.0
-    offset: float = 0.0
-    when: tuple[str, ...] = ()
-    source: str = ""
+    name: str = Field(description="What users call it.")
+    asset: str = Field(description="Key of its asset in the item.")
+    aliases: tuple[str, ...] = Field((), description="Other providers' keys for the asset.")
+    layers: tuple[str, ...] = Field((), description="Names of the layers of a multi-band file, in order.")
+    kind: Literal["continuous", "categorical"] = Field("continuous", description="Classes are never averaged.")
+    nodata: float | None = Field(None, description="Value that means no measurement; fills padded edges and masks.")
+    scale: float = Field(1.0, description="Physical value = stored value x scale + offset.")
+    offset: float = Field(0.0, description="See scale.")
+    when: tuple[str, ...] = Field((), description="Patterns of collection or item ids that the entry is for.")
+    source: str = Field("", description="Where nodata, scale and offset are documented.")
 
 
 class BitField(_Frozen):
     """Bits [shift, shift + width) of a QA value, and the values of that field that count."""
 
-    shift: int = Field(ge=0, le=31)
-    width: int = Field(ge=1, le=16)
-    values: tuple[int, ...]
+    shift: int = Field(ge=0, le=31, description="Lowest bit of the field; 0 is the lowest of the value.")
+    width: int = Field(ge=1, le=16, description="Bits of the field.")
+    values: tuple[int, ...] = Field(description="Values of the field that count.")
 
 
 class QaRule(_Frozen):
@@ -83,17 +83,17 @@ class QaRule(_Frozen):
     that the reference asset itself masks.
     """
 
-    kind: Literal["classes", "bits", "field", "nodata", "none"]
-    asset: str = ""
-    aliases: tuple[str, ...] = ()
-    fill: tuple[int, ...] = ()
-    nodata: tuple[int | BitField, ...] = ()
-    cloud: tuple[int | BitField, ...] = ()
-    shadow: tuple[int | BitField, ...] = ()
-    snow: tuple[int | BitField, ...] = ()
-    water: tuple[int | BitField, ...] = ()
-    reference_nodata: bool = False
-    source: str = ""
+    kind: Literal["classes", "bits", "field", "nodata", "none"] = Field(description="How the values read.")
+    asset: str = Field("", description="Key of the QA asset.")
+    aliases: tuple[str, ...] = Field((), description="Other providers' keys for it.")
+    fill: tuple[int, ...] = Field((), description="Whole values that mean no measurement.")
+    nodata: tuple[int | BitField, ...] = Field((), description="What means no measurement.")
+    cloud: tuple[int | BitField, ...] = Field((), description="What means cloud.")
+    shadow: tuple[int | BitField, ...] = Field((), description="What means cloud shadow.")
+    snow: tuple[int | BitField, ...] = Field((), description="What means snow or ice.")
+    water: tuple[int | BitField, ...] = Field((), description="What means water.")
+    reference_nodata: bool = Field(False, description="Pixels that the reference asset masks are nodata too.")
+    source: str = Field("", description="Where the meanings are documented.")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> QaRule:
@@ -116,22 +116,22 @@ class QaRule(_Frozen):
 class Property(_Frozen):
     """An item field carried as a column of the index."""
 
-    name: str
-    type: PropertyType = "text"
+    name: str = Field(description="Of the item's field, and of the column.")
+    type: PropertyType = Field("text", description="Of the column.")
 
 
 class CollectionProfile(_Frozen):
     """What stacchip-core must know of a collection; built-in ones are YAML files of the same form."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    collections: tuple[str, ...] = ()
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Of the profile.")
+    collections: tuple[str, ...] = Field((), description="Ids of the STAC collections it serves.")
     reference: tuple[str, ...] = Field(
         min_length=1,
         description="The band whose shape, transform and CRS make the chip grid; of several, the first the item has.",
     )
-    bands: tuple[Band, ...] = Field(min_length=1)
-    qa: QaRule = QaRule(kind="nodata")
-    properties: tuple[Property, ...] = ()
+    bands: tuple[Band, ...] = Field(min_length=1, description="What users can ask for, in order.")
+    qa: QaRule = Field(QaRule(kind="nodata"), description="How nodata, cloud, shadow, snow and water are told.")
+    properties: tuple[Property, ...] = Field((), description="Item fields carried as columns; a name alone is text.")
     preview: tuple[str, ...] = Field((), max_length=3, description="Bands shown as red, green, blue.")
 
     @field_validator("reference", mode="before")
