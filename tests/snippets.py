@@ -23,9 +23,12 @@ from typer.testing import CliRunner
 from flows.__main__ import main as run_flow
 from stacchip_core import Warehouse
 from stacchip_core.cli import app
+from stacchip_core.warehouse.store import open_store
 from tests import scenes
 from tests.data import REPO
+from tests.s3_fake import S3Fake
 
+BUCKET = "s3://chips/index"  # the warehouse of `prepared` is there too, for pages that name it
 NOT_RUN = {
     "public data": "reads a public catalog over the network",
     "cloud": "needs an account of a cloud provider",
@@ -110,6 +113,15 @@ def prepared(folder: Path) -> Path:
     (folder / ".demo" / "scenes").symlink_to(folder / "scenes")
     (folder / "deployments").symlink_to(REPO / "deployments")
     return folder
+
+
+def upload(warehouse: Path, fake: S3Fake) -> None:
+    """Copy a warehouse to the bucket that pages speak of."""
+    fake.buckets.make(BUCKET.split("/")[2])
+    store = open_store(BUCKET, fake.storage)
+    for path in warehouse.rglob("*"):
+        if path.is_file():
+            store.create(str(path.relative_to(warehouse)), path.read_bytes())
 
 
 def run_page(page: str) -> dict[str, object]:
