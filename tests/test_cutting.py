@@ -13,7 +13,8 @@ import rasterio
 from rasterio.windows import Window
 
 from stacchip_core import ChipIndex, ChipSpec, Indexer, SpecError
-from stacchip_core.chips.cutting import Access, check_native, cut, reading_order, resolve_bands
+from stacchip_core.chips.bands import check_native, resolve_bands
+from stacchip_core.chips.cutting import Access, cut
 from stacchip_core.sources.scene import Scene
 from tests.file_server import serve
 from tests.scenes import Item, coarser, naip_scene, ramp, sentinel1_scene, sentinel2_scene, utm_grid
@@ -156,15 +157,6 @@ def test_an_asset_that_is_gone_is_asked_for_once_a_shard(tmp_path: Path) -> None
     assert len(done.failures) == 16
     assert len({failure.reason for failure in done.failures}) == 1
     assert "item b: asset 'nir'" in done.failures[0].reason
-
-
-def test_chips_are_read_item_by_item_and_from_top_to_bottom() -> None:
-    rng = np.random.default_rng(0)
-    places = [(f"item-{item}", x, y) for item in range(3) for y in range(4) for x in range(5)]
-    order = rng.permutation(len(places))
-    columns = zip(*(places[n] for n in order), strict=True)
-    table = pa.table(dict(zip(("item_id", "chip_x", "chip_y"), map(list, columns), strict=True)))
-    assert [places[order[row]] for row in reading_order(table)] == places
 
 
 @pytest.fixture(scope="module")

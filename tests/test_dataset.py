@@ -27,10 +27,13 @@ from stacchip_core import (
     materialize,
     select,
 )
+from stacchip_core.chips.formats.table import IN_ONE_ARRAY, WRITERS
 from stacchip_core.chips.lock import DatasetLock, spec_sha256
 from stacchip_core.warehouse.store import open_store
 from tests.scenes import sentinel2_scene, utm_grid
 from tests.warehouses import RGBN, SIZE, cut, listing, made, scenes, spec
+
+FORMATS = sorted(WRITERS)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +49,16 @@ def warehouse(pixels: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehou
     return made(pixels, tmp_path_factory.mktemp("warehouse"))
 
 
-@pytest.mark.parametrize("form", ["zarr", "npz"])
 @pytest.mark.parametrize(
-    "values",
+    ("form", "values"),
     [
-        {"bands": RGBN, "max_nodata": 0.5},
-        {"limit": 20},
-        {"bands": RGBN, "native": True, "limit": 9},
-        {"bands": RGBN, "resampling": "bilinear", "limit": 4},
+        *((form, {"bands": RGBN, "max_nodata": 0.5}) for form in FORMATS),
+        ("zarr", {"limit": 20}),
+        ("zarr", {"bands": RGBN, "native": True, "limit": 9}),
+        ("webdataset", {"bands": RGBN, "native": True, "limit": 9}),
+        ("safetensors", {"bands": RGBN, "resampling": "bilinear", "limit": 4}),
     ],
-    ids=["bands", "all-collections", "native", "bilinear"],
+    ids=[*FORMATS, "all-collections", "native", "native-webdataset", "bilinear"],
 )
 def test_a_dataset_holds_the_chips_that_the_chipper_cuts(
     warehouse: Warehouse, form: str, values: dict[str, Any]
@@ -74,6 +77,15 @@ def test_a_dataset_holds_the_chips_that_the_chipper_cuts(
             assert np.array_equal(chip[band], found), (row["chip_id"], band)
             assert chip[band].dtype == found.dtype
     assert seen == set(expected)
+
+
+@pytest.mark.parametrize("form", sorted(IN_ONE_ARRAY))
+def test_native_bands_of_several_sizes_are_refused_where_a_format_has_one_array(
+    warehouse: Warehouse, form: str
+) -> None:
+    wanted = spec(name=f"native-{form}", format=form, bands=RGBN, native=True)
+    with pytest.raises(SpecError, match=rf"format '{form}' holds all bands of a chip in one array"):
+        materialize(warehouse, wanted)
 
 
 def test_a_shard_holds_one_collection_and_chips_keep_the_order_of_the_draw(warehouse: Warehouse) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from stacchip_core import ChipSpec, SpecError
-from stacchip_core.chips.shards import READERS, SUFFIXES, WRITERS
+from stacchip_core.chips.formats.table import READERS, SUFFIXES, WRITERS
 from stacchip_core.chips.spec import BandChoice
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.cog import RESAMPLINGS
@@ -99,7 +99,7 @@ def test_a_spec_is_frozen() -> None:
         ({"size": 0}, r"size: "),
         ({"size": 10.5}, r"size: .*integer"),
         ({"edge": "keep"}, r"edge: .*'drop' or 'pad', found 'keep'"),
-        ({"format": "tif"}, r"format: .*'zarr' or 'npz', found 'tif'"),
+        ({"format": "tif"}, r"format: .*'npz' or 'geotiff', found 'tif'"),
         ({"resampling": "best"}, r"resampling: .*'nearest'"),
         ({"datetime": "2024-13"}, r"datetime: '2024-13' is no time; write 2024, 2024-06"),
         ({"datetime": "2025/2024"}, r"ends before it starts"),

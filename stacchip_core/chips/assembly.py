@@ -23,7 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stacchip_core.chips.cutting import Access, Cut, check_native, cut, resolve_bands
+from stacchip_core.chips.bands import check_native, resolve_bands
+from stacchip_core.chips.cutting import Access, Cut, cut
+from stacchip_core.chips.formats.table import WRITERS, shard_key
 from stacchip_core.chips.lock import (
     LOCK_FORMAT,
     DatasetLock,
@@ -38,7 +40,7 @@ from stacchip_core.chips.lock import (
     spec_sha256,
 )
 from stacchip_core.chips.selection import null_fractions, scene_keys, select_from
-from stacchip_core.chips.shards import SUFFIXES, WRITERS, arrays_sha256, files_sha256
+from stacchip_core.chips.shards import arrays_sha256, files_sha256, put, size_of
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.errors import InputError, ObjectExistsError, ObjectNotFoundError, ReadError, SpecError
 from stacchip_core.index.chip_index import ChipIndex
@@ -244,19 +246,19 @@ def _load_record(store: Store, name: str, number: int) -> ShardRecord | None:
 
 def _write_cut(store: Store, plan: DatasetPlan, number: int, done: Cut) -> ShardInfo:
     """Write a shard under a name made of its content, so that nothing that is there is ever changed."""
-    about = {"number": number, "collection": plan.shards[number].collection, "failures": len(done.failures)}
+    collection = plan.shards[number].collection
+    about = {"number": number, "collection": collection, "failures": len(done.failures)}
     if done.shard is None:
         return ShardInfo(**about, key=None, chips=0, size=0, sha256=None, arrays_sha256=None)
     files = WRITERS[plan.spec.format](done.shard)
     sha256 = files_sha256(files)
-    key = f"shards/{number:05d}-{sha256[:16]}{SUFFIXES[plan.spec.format]}"
-    for path, content in files.items():
-        store.write(_key(plan.name, f"{key}/{path}" if path else key), content)
+    key = shard_key(plan.spec.format, collection, f"{number:05d}-{sha256[:16]}")
+    put(store, _key(plan.name, key), files)
     return ShardInfo(
         **about,
         key=key,
         chips=len(done.shard),
-        size=sum(map(len, files.values())),
+        size=size_of(files),
         sha256=sha256,
         arrays_sha256=arrays_sha256(done.shard),
     )

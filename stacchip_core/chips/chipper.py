@@ -12,12 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stacchip_core.chips.handles import Handles
-from stacchip_core.errors import BandNotFoundError, ChipNotFoundError, InputError, UnsupportedGridError
+from stacchip_core.chips.handles import Handles, ref_of
+from stacchip_core.chips.ways import Way, layers_of, padded, way_of
+from stacchip_core.errors import BandNotFoundError, ChipNotFoundError, InputError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.sources.access import Storage, as_roots
-from stacchip_core.sources.cog import CLASS_RESAMPLINGS, Raster, RasterRef, check_resampling
-from stacchip_core.sources.raster import Ratio, Window
+from stacchip_core.sources.cog import CLASS_RESAMPLINGS, Raster, check_resampling
+from stacchip_core.sources.raster import Window
 from stacchip_core.sources.scene import Scene, SceneAsset
 
 Chip = dict[str, NDArray[Any]]
@@ -221,45 +222,28 @@ class Chipper:
     def _read(self, scene: Scene, band: str, place: _Place) -> NDArray[Any]:
         asset = scene.asset(band)
         raster = self._raster(scene, asset)
-        layers = _layers(scene, asset, band, raster)
-        ratio, method = self._way(scene, band, raster)
+        layers = layers_of(scene, asset, band, raster)
+        way = self._way(scene, band, raster)
         inside = Window(place.window.col, place.window.row, place.valid_width, place.valid_height)
-        if ratio is None or method != "nearest":
-            if scene.grid is None:
-                raise UnsupportedGridError(f"item {scene.item_id}: no grid")
-            pixels = raster.read_on(scene.grid, inside, method, layers)
-            is_valid = raster.read_valid_on(scene.grid, inside, method) if self._masked else None
-            size = place.window.width
-        else:
-            source, take = _exact(inside, ratio, native=self._native)
-            pixels = take(raster.read(source, layers))
-            is_valid = take(raster.read_valid(source)[None])[0] if self._masked else None
-            size = place.window.width * ratio.up // ratio.down if self._native else place.window.width
-        return _finished(pixels, is_valid, raster.nodata, size)
+        source = way.source(inside)
+        pixels = way.take(way.read(raster, source, layers), inside)
+        is_valid = way.take(way.read_valid(raster, source)[None], inside)[0] if self._masked else None
+        return padded(pixels, is_valid, raster.nodata, way.side(place.window.width))
 
-    def _way(self, scene: Scene, band: str, raster: Raster) -> tuple[Ratio | None, str]:
-        """Ratio of a band to the grid and how to resample it; an error where it is misaligned and no way was named."""
+    def _way(self, scene: Scene, band: str, raster: Raster) -> Way:
+        """How a band comes onto the grid."""
         asset = scene.asset(band)
-        ratio = scene.ratio_of(asset, raster.header.grid)
         if isinstance(self._resampling, str):
             wish = self._resampling if asset.kind == "continuous" and self._resampling != "nearest" else None
         else:
             wish = self._resampling.get(band, self._resampling.get(asset.band))
-        if ratio == Ratio(1, 1) or (ratio is not None and self._native):
-            return ratio, "nearest"
-        if ratio is None and (wish is None or self._native):
-            raise UnsupportedGridError(
-                f"item {scene.item_id}: band {band!r} is {raster.header.grid}, not aligned with the grid "
-                f"{scene.grid} by a whole ratio; ask for resampling={{{band!r}: 'bilinear'}} (without native) to "
-                "have it resampled"
-            )
-        return ratio, wish or "nearest"
+        return way_of(scene, asset, raster, wish, native=self._native)
 
     def _check_native(self, scene: Scene, size: int, stride: int) -> None:
         """Refuse native pixels where a chip does not start and end on whole pixels of every band."""
         downs: dict[str, int] = {}
         for band in self.bands_of(scene):
-            ratio, _ = self._way(scene, band, self._raster(scene, scene.asset(band)))
+            ratio = self._way(scene, band, self._raster(scene, scene.asset(band))).ratio
             downs[band] = ratio.down if ratio else 1
         step = math.lcm(*downs.values())
         for band, down in downs.items():
@@ -272,56 +256,4 @@ class Chipper:
                 )
 
     def _raster(self, scene: Scene, asset: SceneAsset) -> Raster:
-        ref = RasterRef(
-            *(asset.href, scene.item_id, asset.key, asset.media_type, self._storage, self._roots),
-            nodata=asset.nodata,
-            layers=len(asset.layers),
-        )
-        return self._handles.open(ref)
-
-
-def _layers(scene: Scene, asset: SceneAsset, band: str, raster: Raster) -> list[int] | None:
-    """Layer numbers of a band, from 1; None: all of the file's."""
-    if not asset.layers:
-        return None
-    if band == asset.band:
-        return list(range(1, min(len(asset.layers), raster.header.layers) + 1))
-    number = asset.layers.index(band) + 1
-    if number > raster.header.layers:
-        raise BandNotFoundError(
-            f"item {scene.item_id}: asset {asset.key!r} has {raster.header.layers} layers; {band!r} would be number "
-            f"{number}"
-        )
-    return [number]
-
-
-def _exact(inside: Window, ratio: Ratio, *, native: bool) -> tuple[Window, Any]:
-    """The band's own window under a window of the grid, and how its pixels are taken: `full[rows // down]`, no more."""
-    up, down = ratio.up, ratio.down
-    col, row = inside.col * up // down, inside.row * up // down
-    width = -(-(inside.col + inside.width) * up // down) - col
-    height = -(-(inside.row + inside.height) * up // down) - row
-    source = Window(col, row, width, height)
-    if native or ratio == Ratio(1, 1):
-        return source, lambda pixels: pixels
-    if up > 1:  # the pixel under the middle of each reference pixel, as GDAL's nearest
-        return source, lambda pixels: pixels[:, up // 2 :: up, up // 2 :: up]
-    rows = np.arange(inside.row, inside.row + inside.height) // down - row
-    cols = np.arange(inside.col, inside.col + inside.width) // down - col
-    return source, lambda pixels: pixels[:, rows[:, None], cols]
-
-
-def _finished(
-    pixels: NDArray[Any], is_valid: NDArray[np.bool_] | None, nodata: float | None, size: int
-) -> NDArray[Any]:
-    """Pixels padded to the whole chip with nodata (0 where there is none), and masked where asked."""
-    fill = pixels.dtype.type(0 if nodata is None else nodata)
-    mask = None
-    if is_valid is not None:
-        is_fill = np.isnan(pixels) if np.isnan(fill) else pixels == fill
-        mask = ~is_valid | (is_fill & (nodata is not None))
-    if pixels.shape[1:] != (size, size):
-        margins = ((0, 0), (0, size - pixels.shape[1]), (0, size - pixels.shape[2]))
-        pixels = np.pad(pixels, margins, constant_values=fill)
-        mask = None if mask is None else np.pad(mask, margins, constant_values=True)
-    return pixels if mask is None else np.ma.MaskedArray(pixels, mask, fill_value=fill)
+        return self._handles.open(ref_of(scene, asset, self._storage, self._roots))

@@ -1,30 +1,37 @@
-"""From the chips planned for a shard to their pixels in memory."""
+"""From the chips of an index to their pixels, scene by scene and file by file, each block decoded once."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
-from stacchip_core.chips.chipper import Chipper
+from stacchip_core.chips.bands import scenes_lacking
+from stacchip_core.chips.blocks import read_in_strips
+from stacchip_core.chips.handles import Handles, ref_of
+from stacchip_core.chips.labels import Nodata, labels_of, scene_key_of_rows
 from stacchip_core.chips.lock import Failure
-from stacchip_core.chips.shards import Pixels, Shard, ShardLabels
+from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.errors import InvalidItemError, SpecError, StacchipError, TransientReadError
+from stacchip_core.chips.ways import Way, layers_of, padded, way_of
+from stacchip_core.errors import ReadError, StacchipError, TransientReadError
 from stacchip_core.index.chip_index import ChipIndex
-from stacchip_core.sources.access import Storage
-from stacchip_core.sources.raster import Grid
-from stacchip_core.sources.scene import Scene, SceneAsset
+from stacchip_core.sources.access import DEFAULT_STORAGE, Storage
+from stacchip_core.sources.cog import Raster
+from stacchip_core.sources.raster import Window
+from stacchip_core.sources.scene import Scene
 
 logger = logging.getLogger(__name__)
 
-Transform = tuple[float, float, float, float, float, float]
-Nodata = Mapping[str, float | None]  # by band
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of the bands of a chip
+
+_PLACE = ("col_off", "row_off", "valid_width", "valid_height")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +42,38 @@ class Access:
         storage: endpoint and account of the items' assets, which need not be the warehouse's.
         local_roots: folders below which local assets may be read.
         is_last_try: whether a transient error becomes a failure, instead of being raised to be tried again.
+        threads: files of a scene that are read at a time.
     """
 
     storage: Storage | None = None
     local_roots: tuple[str, ...] = ()
     is_last_try: bool = True
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SceneLayout:
+    """How the chips of one scene look.
+
+    Attributes:
+        bands: band -> type, and shape (layers, height, width).
+        nodata: band -> the value that means "no measurement".
+    """
+
+    bands: Mapping[str, tuple[np.dtype[np.generic], tuple[int, int, int]]]
+    nodata: Nodata
+
+
+class Sink(Protocol):
+    """Takes chips as they are cut."""
+
+    def begin(self, key: str, layout: SceneLayout) -> None:
+        """The chips of this scene, `<collection>/<item_id>`, come next, and look so."""
+        ...
+
+    def put(self, row: int, band: str, pixels: Pixels) -> None:
+        """Pixels (layer, y, x) of a band of the chip at a row; to be copied, and from several threads at a time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,157 +84,53 @@ class Cut:
     failures: tuple[Failure, ...]
 
 
-def resolve_bands(scenes: Iterable[Scene], spec: ChipSpec) -> dict[str, tuple[str, ...]]:
-    """Bands to cut, per collection: those asked for, or else all that every chosen scene has.
-
-    Raises:
-        SpecError: none were asked for, and the scenes have none in common.
-    """
-    common: dict[str, list[str]] = {}
-    for scene in scenes:
-        names = [asset.band for asset in scene.assets]
-        known = common.setdefault(scene.collection, names)
-        common[scene.collection] = [name for name in known if name in names]
-    resolved = {name: spec.bands_of(name) or tuple(bands) for name, bands in sorted(common.items())}
-    for name, bands in resolved.items():
-        if not bands:
-            raise SpecError(
-                f"chip spec {spec.name!r}: the chosen scenes of {name} have no band in common; "
-                "name the bands you want, and scenes that lack one become failures"
-            )
-    return resolved
-
-
-def check_native(scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], spec: ChipSpec) -> None:
-    """Refuse native pixels where chips don't start and end on whole pixels of a band, as far as items tell.
-
-    Raises:
-        SpecError: names the band and the nearest chip sizes.
-    """
-    for scene in scenes if spec.native else ():
-        downs = {band: _pixels_below(scene, band) for band in bands[scene.collection]}
-        step = math.lcm(*downs.values())
-        for band, down in downs.items():
-            if spec.grid.size % down or spec.grid.stride % down:
-                near = {spec.size // step * step, -(-spec.size // step) * step} - {0}
-                raise SpecError(
-                    f"chip spec {spec.name!r}: native pixels need chip size and stride to be whole pixels of every "
-                    f"band; {scene.collection} has {band!r} with {down} pixels of the grid in one of its own, and "
-                    f"size {spec.grid.size}, stride {spec.grid.stride} are asked for: "
-                    f"take {' or '.join(map(str, sorted(near)))}, or leave native out"
-                )
-
-
 def cut(index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...], access: Access) -> Cut:
-    """Read the chips of an index, all of one collection, in the order in which their files serve them best.
+    """The chips of an index, all of one collection, in memory, in the order of its rows.
 
     Raises:
         TransientReadError: a source failed just now, and this is not the last try.
     """
-    lacking = _scenes_lacking(index.scenes, bands)
-    whole = replace(index, scenes={key: index.scenes[key] for key in index.scenes if key not in lacking})
-    chipper = Chipper(
-        whole,
-        bands,
-        resampling=spec.resampling,
-        native=spec.native,
-        local_roots=access.local_roots,
-        storage=access.storage,
-    )
-    with chipper:
-        reading = _Reading(chipper, bands, broken=dict(lacking))
-        reading.read(is_last_try=access.is_last_try)
-    reasons = reading.reasons | _misfits(reading.chips)
-    chips = {row: reading.chips[row] for row in sorted(reading.chips) if row not in reasons}
-    return Cut(_stacked(index, bands, chips, reading.nodata), _failures(index, reasons))
+    sink = _InMemory(scene_key_of_rows(index.table))
+    reasons = cut_into(sink, index, spec, bands, access)
+    reasons |= misfits({row: sink.shapes(row) for row in range(len(index)) if row not in reasons})
+    rows = [row for row in range(len(index)) if row not in reasons]
+    failures = failures_of(index, reasons)
+    if not rows:
+        return Cut(None, failures)
+    arrays: dict[str, Pixels] = {band: np.stack([sink.chips[row].pop(band) for row in rows]) for band in bands}
+    nodata = [sink.layouts[sink.keys[row]].nodata for row in rows]
+    return Cut(Shard(labels_of(replace(index, table=index.table.take(rows)), arrays, nodata), arrays), failures)
 
 
-@dataclass(slots=True)
-class _Reading:
-    """The chips of a shard while they are read.
+def cut_into(sink: Sink, index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...], access: Access) -> dict[int, str]:
+    """Give the chips of an index, all of one collection, to a sink, scene by scene; a row that fails may be half given.
 
-    Attributes:
-        chipper: cuts them.
-        bands: of each chip.
-        broken: scene key -> why no chip of it can be read; they are not tried.
-        nodata: scene key -> band -> the value that stands for "no measurement"; of the scenes whose files all opened.
-        chips: row -> band -> pixels.
-        reasons: row -> why it could not be read.
+    Returns:
+        Row -> why it could not be read.
+
+    Raises:
+        TransientReadError: a source failed just now, and this is not the last try.
     """
-
-    chipper: Chipper
-    bands: tuple[str, ...]
-    broken: dict[str, str]
-    nodata: dict[str, Nodata] = field(default_factory=dict)
-    chips: dict[int, dict[str, Pixels]] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
-
-    def read(self, *, is_last_try: bool) -> None:
-        """Read all chips, one by one: each may fail by itself.
-
-        Raises:
-            TransientReadError: a source failed just now, and this is not the last try.
-        """
-        keys = _keys(self.chipper.index.table)
-        for row in reading_order(self.chipper.index.table):
-            try:
-                self._read(row, keys[row])
-            except TransientReadError as err:
-                if not is_last_try:
-                    raise
-                self.reasons[row] = str(err)
-            except StacchipError as err:
-                self.reasons[row] = str(err)
-                if keys[row] not in self.nodata:  # a file of it does not open: asked again, it would say the same
-                    self.broken[keys[row]] = str(err)
-
-    def _read(self, row: int, key: str) -> None:
-        if key in self.broken:
-            self.reasons[row] = self.broken[key]
-            return
-        if key not in self.nodata:
-            scene = self.chipper.index.scenes[key]
-            self.nodata[key] = {band: self.chipper.nodata_of(scene, band) for band in self.bands}
-        self.chips[row] = self.chipper[row]
+    lacking = scenes_lacking(index.scenes, bands)
+    keys = np.asarray(scene_key_of_rows(index.table), dtype=object)
+    places = np.stack([index.table[name].to_numpy().astype(np.int64) for name in _PLACE], axis=1)
+    reasons: dict[int, str] = {}
+    handles = Handles()
+    try:
+        for key in dict.fromkeys(keys.tolist()):
+            rows = np.flatnonzero(keys == key)
+            if key in lacking:
+                reasons |= dict.fromkeys(map(int, rows), lacking[key])
+                continue
+            scene = _SceneCut(index.scenes[key], rows, places[rows], spec, bands, access)
+            reasons |= scene.cut(sink, handles)
+    finally:
+        handles.close()
+    return reasons
 
 
-def reading_order(table: pa.Table) -> list[int]:
-    """Rows by item, then from top to bottom, so that an open file and its decoded blocks serve many chips."""
-    items = np.unique(table["item_id"].to_numpy(), return_inverse=True)[1]
-    order = np.lexsort((table["chip_x"].to_numpy(), table["chip_y"].to_numpy(), items))
-    return [int(row) for row in order]
-
-
-def _pixels_below(scene: Scene, band: str) -> int:
-    """Pixels of the reference grid along one pixel of a band; 1 where the item does not tell."""
-    grid = scene.asset(band).grid if band in scene.band_names else None
-    ratio = scene.grid.ratio_of(grid) if scene.grid is not None and grid is not None else None
-    return ratio.down if ratio is not None else 1
-
-
-def _scenes_lacking(scenes: Mapping[str, Scene], bands: tuple[str, ...]) -> dict[str, str]:
-    """Scene key -> which of the bands it has not."""
-    lacking = {}
-    for key, scene in scenes.items():
-        missing = [band for band in bands if band not in scene.band_names]
-        if missing:
-            lacking[key] = (
-                f"item {scene.item_id}: no band {', '.join(map(repr, missing))}; it has {', '.join(scene.band_names)}"
-            )
-    return lacking
-
-
-def _failures(index: ChipIndex, reasons: Mapping[int, str]) -> tuple[Failure, ...]:
-    ids = index.table["chip_id"].to_pylist()
-    failures = tuple(Failure(chip_id=ids[row], reason=reason) for row, reason in sorted(reasons.items()))
-    for failure in failures:
-        logger.warning("chip %s is left out: %s", failure.chip_id, failure.reason)
-    return failures
-
-
-def _misfits(chips: Mapping[int, Mapping[str, Pixels]]) -> dict[int, str]:
-    """Chips that can't be stacked with most others, because a band of their item has other layers."""
-    shapes = {row: tuple((band, pixels.shape) for band, pixels in chip.items()) for row, chip in chips.items()}
+def misfits(shapes: Mapping[int, Shapes]) -> dict[int, str]:
+    """Rows of chips that can't be stacked with most others, because a band of their item has other layers."""
     if len(set(shapes.values())) < 2:
         return {}
     usual = Counter(shapes.values()).most_common(1)[0][0]
@@ -211,61 +141,132 @@ def _misfits(chips: Mapping[int, Mapping[str, Pixels]]) -> dict[int, str]:
     }
 
 
-def _stacked(
-    index: ChipIndex,
-    bands: tuple[str, ...],
-    chips: Mapping[int, dict[str, Pixels]],
-    nodata: Mapping[str, Nodata],
-) -> Shard | None:
-    """Put chips at their offsets, letting go of each band of a chip as it is copied; None where there are none.
+def failures_of(index: ChipIndex, reasons: Mapping[int, str]) -> tuple[Failure, ...]:
+    """Rows that could not be read as failures of their chips, each told to the log."""
+    ids = index.table["chip_id"].to_pylist()
+    failures = tuple(Failure(chip_id=ids[row], reason=reason) for row, reason in sorted(reasons.items()))
+    for failure in failures:
+        logger.warning("chip %s is left out: %s", failure.chip_id, failure.reason)
+    return failures
 
-    Pixels of items that differ in type come to the smallest type that holds them all.
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of a scene, open, and the bands that are cut from it.
+
+    Attributes:
+        layers: numbers of those to read, from 1; None: all.
+        bands: band -> which of the layers read are its own.
     """
-    if not chips:
-        return None
-    rows = list(chips)
-    arrays: dict[str, Pixels] = {band: np.stack([chips[row].pop(band) for row in rows]) for band in bands}
-    table = index.table.take(rows)
-    keys = _keys(table)
-    scenes = [index.scenes[key] for key in keys]
-    assets = {band: scenes[0].asset(band) for band in bands}
-    columns = (table[name].to_pylist() for name in ("col_off", "row_off"))
-    labels = ShardLabels(
-        collection=scenes[0].collection,
-        chip_ids=tuple(table["chip_id"].to_pylist()),
-        crs=tuple(_grid(scene).crs for scene in scenes),
-        transforms=tuple(
-            _moved(_grid(scene).transform, col, row) for scene, col, row in zip(scenes, *columns, strict=True)
-        ),
-        size_px=table["size_px"][0].as_py(),
-        layers={band: _layer_names(assets[band], band, pixels.shape[1]) for band, pixels in arrays.items()},
-        nodata={band: tuple(nodata[key][band] for key in keys) for band in arrays},
-    )
-    return Shard(labels, arrays)
+
+    raster: Raster
+    way: Way
+    layers: list[int] | None
+    bands: Mapping[str, list[int] | slice]
 
 
-def _keys(table: pa.Table) -> list[str]:
-    """Scene key of each row."""
-    pairs = zip(table["collection"].to_pylist(), table["item_id"].to_pylist(), strict=True)
-    return [f"{collection}/{item_id}" for collection, item_id in pairs]
+@dataclass(frozen=True, slots=True)
+class _SceneCut:
+    """Chips of one scene: their rows, and where they lie (n, 4): column, row, and how much is inside the raster."""
+
+    scene: Scene
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+    spec: ChipSpec
+    bands: tuple[str, ...]
+    access: Access
+
+    def cut(self, sink: Sink, handles: Handles) -> dict[int, str]:
+        """Why chips could not be read, by row."""
+        try:
+            files = self._open(handles)
+        except StacchipError as err:
+            if isinstance(err, TransientReadError) and not self.access.is_last_try:
+                raise
+            return dict.fromkeys(map(int, self.rows), str(err))
+        sink.begin(self.scene.key, self._layout(files))
+        reasons: dict[int, str] = {}
+        if self.access.threads == 1:
+            for file in files:
+                self._read(file, sink, reasons)
+        else:
+            with ThreadPoolExecutor(self.access.threads) as pool:  # each file is used by one thread at a time
+                list(pool.map(lambda file: self._read(file, sink, reasons), files))
+        return reasons
+
+    def _open(self, handles: Handles) -> list[_File]:
+        """The files that hold the bands, each once."""
+        bands: dict[str, list[str]] = {}
+        for band in self.bands:
+            bands.setdefault(self.scene.asset(band).key, []).append(band)
+        return [self._open_file(handles, own) for own in bands.values()]
+
+    def _open_file(self, handles: Handles, bands: list[str]) -> _File:
+        asset = self.scene.asset(bands[0])
+        roots = self.access.local_roots
+        raster = handles.open(ref_of(self.scene, asset, self.access.storage or DEFAULT_STORAGE, roots))
+        wish = self.spec.resampling if asset.kind == "continuous" and self.spec.resampling != "nearest" else None
+        way = way_of(self.scene, asset, raster, wish, native=self.spec.native)
+        numbers = {band: layers_of(self.scene, asset, band, raster) for band in bands}
+        wanted = [own for own in numbers.values() if own is not None]
+        if len(wanted) < len(numbers):
+            return _File(raster, way, None, dict.fromkeys(bands, slice(None)))
+        layers = sorted({number for own in wanted for number in own})
+        return _File(
+            raster, way, layers, {band: [layers.index(n) for n in own] for band, own in numbers.items() if own}
+        )
+
+    def _layout(self, files: list[_File]) -> SceneLayout:
+        found, nodata = {}, {}
+        for file in files:
+            dtype = np.dtype(file.raster.header.dtype if "complex_" not in file.raster.header.dtype else "complex64")
+            side = file.way.side(self.spec.size)
+            for band, own in file.bands.items():
+                count = file.raster.header.layers if isinstance(own, slice) else len(own)
+                found[band] = (dtype, (count, side, side))
+                nodata[band] = as_pixels_hold(file.raster.nodata, dtype)
+        return SceneLayout({band: found[band] for band in self.bands}, {band: nodata[band] for band in self.bands})
+
+    def _read(self, file: _File, sink: Sink, reasons: dict[int, str]) -> None:
+        """Give the chips of one file to the sink; those that failed in another are left out."""
+        is_left = np.array([int(row) not in reasons for row in self.rows])
+        rows, places = self.rows[is_left], self.places[is_left]
+        side = file.way.side(self.spec.size)
+        found = read_in_strips(
+            file.way.sources(places),
+            file.way.blocks(file.raster),
+            lambda window: file.way.read(file.raster, window, file.layers),
+            is_last_try=self.access.is_last_try,
+        )
+        for number, pixels in found:
+            row, inside = int(rows[number]), Window(*map(int, places[number]))
+            if isinstance(pixels, ReadError):
+                reasons.setdefault(row, str(pixels))
+                continue
+            taken = padded(file.way.take(pixels, inside), None, file.raster.nodata, side)
+            for band, own in file.bands.items():
+                sink.put(row, band, taken[own])
 
 
-def _grid(scene: Scene) -> Grid:
-    if scene.grid is None:
-        raise InvalidItemError(f"item {scene.item_id}: its scene in the index has no grid; index it again")
-    return scene.grid
+def as_pixels_hold(nodata: float | None, dtype: np.dtype[np.generic]) -> float | None:
+    """Nodata as pixels of a type hold it: there is no 0.1 in float32."""
+    return nodata if nodata is None or dtype.kind != "f" else float(dtype.type(nodata))
 
 
-def _moved(transform: Transform, col: int, row: int) -> Transform:
-    """The transform of the part of a raster that starts at a pixel."""
-    a, b, c, d, e, f = transform
-    return (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
+@dataclass(slots=True)
+class _InMemory:
+    """Keeps chips: row -> band -> pixels."""
 
+    keys: list[str]
+    chips: dict[int, dict[str, Pixels]] = field(default_factory=dict)
+    layouts: dict[str, SceneLayout] = field(default_factory=dict)
 
-def _layer_names(asset: SceneAsset, band: str, count: int) -> tuple[str, ...]:
-    """Names of a band's layers: its own where there is one, else the asset's, else numbered."""
-    if count == 1:
-        return (band,)
-    if len(asset.layers) == count:
-        return asset.layers
-    return tuple(f"{band}-{number}" for number in range(1, count + 1))
+    def begin(self, key: str, layout: SceneLayout) -> None:
+        self.layouts[key] = layout
+        self.chips |= {row: {} for row, own in enumerate(self.keys) if own == key}
+
+    def put(self, row: int, band: str, pixels: Pixels) -> None:
+        self.chips[row][band] = pixels.copy()
+
+    def shapes(self, row: int) -> Shapes:
+        return tuple((band, shape) for band, (_, shape) in self.layouts[self.keys[row]].bands.items())

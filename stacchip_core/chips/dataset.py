@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.formats.table import open_shard
 from stacchip_core.chips.lock import DatasetLock
-from stacchip_core.chips.shards import Pixels, Shard, open_shard
+from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError
 from stacchip_core.sources.access import Storage

@@ -7,10 +7,21 @@ import threading
 from collections import OrderedDict
 from weakref import WeakSet
 
+from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cog import Raster, RasterRef, open_raster
+from stacchip_core.sources.scene import Scene, SceneAsset
 
 # Files kept open per thread: a scene of 13 bands, four times over.
 _MAX_OPEN = 52
+
+
+def ref_of(scene: Scene, asset: SceneAsset, storage: Storage, local_roots: tuple[str, ...]) -> RasterRef:
+    """The file of an asset, and what its scene knows of it."""
+    return RasterRef(
+        *(asset.href, scene.item_id, asset.key, asset.media_type, storage, local_roots),
+        nodata=asset.nodata,
+        layers=len(asset.layers),
+    )
 
 
 class Handles:

@@ -122,7 +122,9 @@ class ChipSpec(BaseModel):
         title="Native pixels",
         description="Leave each band at its own resolution instead of resampling it.",
     )
-    format: Literal["zarr", "npz"] = Field("zarr", title="Format", description="Form of the shards.")
+    format: Literal["zarr", "safetensors", "webdataset", "npz", "geotiff"] = Field(
+        "zarr", title="Format", description="Form of the shards."
+    )
     shard_size: int = Field(
         128,
         title="Shard size",

@@ -1,35 +1,30 @@
-"""Shards: what goes in comes out, chip by chip; equal chips give equal bytes, in any process."""
+"""Every form of shards: what goes in comes out, chip by chip; equal chips give equal bytes, in any process."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stacchip_core import CorruptWarehouseError
-from stacchip_core.chips.shards import (
-    SUFFIXES,
-    WRITERS,
-    Files,
-    Shard,
-    ShardLabels,
-    arrays_sha256,
-    files_sha256,
-    open_shard,
-    write_npz,
-    write_zarr,
-)
+from stacchip_core import CorruptWarehouseError, ReadError, SpecError
+from stacchip_core.chips.formats.npz import write_npz
+from stacchip_core.chips.formats.table import IN_ONE_ARRAY, SUFFIXES, WRITERS, open_shard
+from stacchip_core.chips.formats.zarr import write_zarr
+from stacchip_core.chips.shards import Files, Shard, ShardLabels, arrays_sha256, files_sha256, put
 from stacchip_core.errors import ObjectNotFoundError, StoreError, TransientStoreError
 from stacchip_core.warehouse.store import MemoryStore, Store, open_store
 from tests.data import REPO
@@ -52,20 +47,24 @@ def labels(count: int, bands: dict[str, int], nodata: float | None = 0.0, size: 
             for band, layers in bands.items()
         },
         nodata=dict.fromkeys(bands, (nodata,) * count),
+        datetimes=tuple(f"2024-06-{1 + n:02d}T10:30:31.024000+00:00" for n in range(count)),
+        centres=tuple((9.5 + n / 7, 45.25 - n / 3) for n in range(count)),
+        split="train",
     )
 
 
-def shard(count: int = 5, size: int = 8, dtype: str = "uint16", seed: int = 0) -> Shard:
+def shard(count: int = 5, size: int = 8, dtype: str = "uint16", seed: int = 0, form: str = "zarr") -> Shard:
+    """Two bands, of two sizes where the form can hold them."""
     rng = np.random.default_rng(seed)
     red = rng.integers(0, 200, (count, 1, size, size)).astype(dtype)
-    image = rng.integers(0, 200, (count, 4, size // 2, size // 2)).astype("uint8")
+    other = size if form in IN_ONE_ARRAY else size // 2
+    image = rng.integers(0, 200, (count, 4, other, other)).astype("uint8")
     return Shard(labels(count, {"red": 1, "image": 4}, size=size), {"red": red, "image": image})
 
 
 def stored(folder: Path, files: Files, key: str) -> Store:
     store = open_store(folder)
-    for path, content in files.items():
-        store.write(f"{key}/{path}" if path else key, content)
+    put(store, key, files)
     return store
 
 
@@ -81,21 +80,22 @@ def equal(found: Shard, expected: Shard) -> bool:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_shards_read_back_equal_what_went_in(tmp_path: Path, form: str, dtype: str) -> None:
-    written = shard(dtype=dtype)
+    written = shard(dtype=dtype, form=form)
     store = stored(tmp_path, WRITERS[form](written), "a/shard" + SUFFIXES[form])
     found = open_shard(store, "a/shard" + SUFFIXES[form], form)
     assert equal(found, written)
     assert len(found) == 5
     for offset in (3, 0, 4, 3):  # any order, twice
         chip = found.chip(offset)
-        assert {band: pixels.shape for band, pixels in chip.items()} == {"red": (1, 8, 8), "image": (4, 4, 4)}
+        other = 8 if form in IN_ONE_ARRAY else 4
+        assert {band: pixels.shape for band, pixels in chip.items()} == {"red": (1, 8, 8), "image": (4, other, other)}
         assert all(np.array_equal(chip[band], written.arrays[band][offset]) for band in chip)
         assert all(pixels.flags.writeable for pixels in chip.values())
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_slices_of_a_stored_band_are_those_of_the_array(tmp_path: Path, form: str) -> None:
-    written = shard()
+    written = shard(form=form)
     found = open_shard(stored(tmp_path, WRITERS[form](written), "s"), "s", form)
     for part in (slice(None), slice(1, 4), slice(4, 2), slice(0, 5, 2), slice(-2, None)):
         assert np.array_equal(found.arrays["red"][part], written.arrays["red"][part])
@@ -135,16 +135,16 @@ def test_any_nodata_and_type_come_back(
 
 def hashes_in_a_fresh_process() -> list[str]:
     code = (
-        "from tests.test_shards import FORMATS, WRITERS, shard, files_sha256\n"
-        "print(*[files_sha256(WRITERS[f](shard(64, 64, seed=3))) for f in FORMATS])"
+        "from tests.test_formats import FORMATS, WRITERS, shard, files_sha256\n"
+        "print(*[files_sha256(WRITERS[f](shard(16, 64, seed=3, form=f))) for f in FORMATS])"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     return run.stdout.split()
 
 
 def test_equal_chips_give_equal_bytes_in_every_process() -> None:
-    here = [files_sha256(WRITERS[form](shard(64, 64, seed=3))) for form in FORMATS]
-    again = [files_sha256(WRITERS[form](shard(64, 64, seed=3))) for form in FORMATS for _ in range(5)]
+    here = [files_sha256(WRITERS[form](shard(16, 64, seed=3, form=form))) for form in FORMATS]
+    again = [files_sha256(WRITERS[form](shard(16, 64, seed=3, form=form))) for form in FORMATS for _ in range(5)]
     assert set(again) == set(here)
     assert hashes_in_a_fresh_process() == hashes_in_a_fresh_process() == here
 
@@ -159,7 +159,7 @@ def test_zarr_gives_one_inner_chunk_per_chip_and_one_file_per_band(tmp_path: Pat
     assert red.chunks == (1, 1, 16, 16)
     assert red.shards == red.shape == (6, 1, 16, 16)
     assert red.metadata.to_dict()["dimension_names"] == ("chip", "layer", "y", "x")
-    codec = json.loads(files["red/zarr.json"])["codecs"][0]["configuration"]["codecs"][1]
+    codec = json.loads(bytes(files["red/zarr.json"][0]))["codecs"][0]["configuration"]["codecs"][1]
     assert codec["configuration"]["cname"] == "zstd"
     assert codec["configuration"]["shuffle"] == "bitshuffle"
     assert group.attrs["chip_ids"] == list(shard(6, 16).labels.chip_ids)
@@ -173,10 +173,11 @@ def test_zarr_leaves_out_chips_of_nothing_but_nodata() -> None:
 
 
 def test_npz_is_plain_numpy_without_pickle_or_times() -> None:
-    written = shard()
-    content = write_npz(written)[""]
+    written = shard(form="npz")
+    content = b"".join(write_npz(written)[""])
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        assert np.array_equal(archive["red"], written.arrays["red"][:])
+        assert np.array_equal(archive["pixels"][:, :1], written.arrays["red"][:])
+        assert np.array_equal(archive["pixels"][:, 1:], written.arrays["image"][:])
         about = json.loads(archive["metadata.json"])
     assert about["chip_ids"] == list(written.labels.chip_ids)
     assert about["transforms"][1] == list(written.labels.transforms[1])
@@ -185,7 +186,7 @@ def test_npz_is_plain_numpy_without_pickle_or_times() -> None:
 
 
 def test_a_truncated_npz_is_told_not_returned(tmp_path: Path) -> None:
-    store = stored(tmp_path, write_npz(shard()), "s.npz")
+    store = stored(tmp_path, write_npz(shard(form="npz")), "s.npz")
     found = open_shard(store, "s.npz", "npz")
     path = tmp_path / "s.npz"
     path.write_bytes(path.read_bytes()[:300])
@@ -194,10 +195,16 @@ def test_a_truncated_npz_is_told_not_returned(tmp_path: Path) -> None:
 
 
 def test_checksums_tell_pixels_ids_and_order_apart_but_not_formats(tmp_path: Path) -> None:
+    whole = shard(form="npz")
+    for form in FORMATS:
+        found = open_shard(stored(tmp_path / form, WRITERS[form](whole), "s"), "s", form)
+        assert arrays_sha256(found) == arrays_sha256(whole)
     written = shard()
     expected = arrays_sha256(written)
-    for form in FORMATS:
-        assert arrays_sha256(open_shard(stored(tmp_path / form, WRITERS[form](written), "s"), "s", form)) == expected
+    for form in set(FORMATS) - IN_ONE_ARRAY:
+        assert (
+            arrays_sha256(open_shard(stored(tmp_path / form / "2", WRITERS[form](written), "s"), "s", form)) == expected
+        )
     red: NDArray[np.uint16] = np.array(written.arrays["red"])
     red[2, 0, 3, 3] += 1
     others = [
@@ -219,11 +226,10 @@ def test_a_shard_of_many_files_has_the_checksum_of_their_listing(tmp_path: Path)
 
 
 def test_memory_store_reads_the_same() -> None:
-    written = shard()
     store = open_store("memory://shards-test")
     for form in FORMATS:
-        for path, content in WRITERS[form](written).items():
-            store.write(f"{form}/s/{path}" if path else f"{form}/s", content)
+        written = shard(form=form)
+        put(store, f"{form}/s", WRITERS[form](written))
         assert equal(open_shard(store, f"{form}/s", form), written)
 
 
@@ -231,7 +237,7 @@ def test_memory_store_reads_the_same() -> None:
 def test_nodata_that_differs_between_items_is_told_chip_by_chip(tmp_path: Path, form: str) -> None:
     values = (0.0, None, float("inf"), -32768.0, 0.0)
     bands = {"red": values, "image": (7.0,) * 5}
-    written = replace(shard(), labels=replace(shard().labels, nodata=bands))
+    written = replace(shard(form=form), labels=replace(shard(form=form).labels, nodata=bands))
     store = stored(tmp_path, WRITERS[form](written), "s")
     found = open_shard(store, "s", form)
     assert found.labels.nodata == bands
@@ -263,8 +269,7 @@ class Failing(MemoryStore):
 def test_storage_that_fails_is_our_error_and_never_nodata(form: str, error: type[StoreError]) -> None:
     plain = memory_store()
     store = Failing(plain.root, plain.path("x").removesuffix("/x"), plain.fs)
-    for path, content in WRITERS[form](shard()).items():
-        store.write(f"s/{path}" if path else "s", content)
+    put(store, "s", WRITERS[form](shard(form=form)))
     found = open_shard(store, "s", form)
     store.error = error
     with pytest.raises(error, match="the store says no"):
@@ -272,13 +277,12 @@ def test_storage_that_fails_is_our_error_and_never_nodata(form: str, error: type
     with pytest.raises(error, match="the store says no"):
         open_shard(store, "s", form)
     store.error = None
-    assert equal(found, shard())
+    assert equal(found, shard(form=form))
 
 
 def test_a_chip_of_a_zarr_band_is_one_request_once_its_shard_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     store = memory_store()
-    for path, content in write_zarr(shard()).items():
-        store.write(f"s/{path}", content)
+    put(store, "s", write_zarr(shard()))
     found = open_shard(store, "s", "zarr")
     assert found.chip(0)
     read_range, asked = store.read_range, list[str]()
@@ -290,3 +294,128 @@ def test_a_chip_of_a_zarr_band_is_one_request_once_its_shard_is_known(monkeypatc
     monkeypatch.setattr(store, "read_range", counted)
     assert found.chip(3)
     assert sorted(asked) == ["s/image/c/0/0/0/0", "s/red/c/0/0/0/0"]
+
+
+def test_safetensors_opens_our_shards(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors", reason="the extra safetensors is not installed")
+    written = shard(dtype="float64")
+    stored(tmp_path, WRITERS["safetensors"](written), "s.safetensors")
+    with safetensors.safe_open(tmp_path / "s.safetensors", "np") as file:
+        assert {*file.keys()} == {"red", "image"}
+        for band, rows in written.arrays.items():
+            assert np.array_equal(file.get_tensor(band), rows[:])
+        assert json.loads(file.metadata()["stacchip"])["chip_ids"] == list(written.labels.chip_ids)
+
+
+def test_safetensors_has_no_complex_numbers() -> None:
+    with pytest.raises(SpecError, match="band 'red' is complex64, which safetensors has no name for; take zarr"):
+        WRITERS["safetensors"](shard(dtype="complex64"))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of webdataset's own: it leaves the archive to the collector
+def test_webdataset_reads_our_shards_in_a_row(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="the extra webdataset is not installed")
+    written = shard()
+    stored(tmp_path, WRITERS["webdataset"](written), "s.tar")
+    samples = list(webdataset.WebDataset(str(tmp_path / "s.tar"), shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == [f"{place:08d}" for place in range(5)]
+    for place, sample in enumerate(samples):
+        assert all(np.array_equal(sample[f"{band}.npy"], rows[place]) for band, rows in written.arrays.items())
+        assert sample["json"]["chip_id"] == written.labels.chip_ids[place]
+        assert sample["json"]["transform"] == list(written.labels.transforms[place])
+        assert sample["json"]["crs"] == "EPSG:32632"
+
+
+def test_a_tar_says_nothing_of_when_and_by_whom(tmp_path: Path) -> None:
+    stored(tmp_path, WRITERS["webdataset"](shard()), "s.tar")
+    with tarfile.open(tmp_path / "s.tar") as archive:
+        members = archive.getmembers()
+    assert [member.name for member in members[:3]] == ["00000000.red.npy", "00000000.image.npy", "00000000.json"]
+    assert {(one.mtime, one.uid, one.gid, one.uname, one.gname) for one in members} == {(0, 0, 0, "", "")}
+
+
+def test_geotiff_chips_lie_where_their_labels_say(tmp_path: Path) -> None:
+    written = shard(form="geotiff")
+    stored(tmp_path, WRITERS["geotiff"](written), "s")
+    for place, (transform, chip_id) in enumerate(zip(written.labels.transforms, written.labels.chip_ids, strict=True)):
+        with rasterio.open(tmp_path / f"s/{place:05d}.tif") as file:
+            assert file.crs == rasterio.crs.CRS.from_epsg(32632)
+            assert tuple(file.transform)[:6] == pytest.approx(transform, abs=1e-6)
+            assert file.descriptions == ("red", "image-1", "image-2", "image-3", "image-4")
+            assert (file.nodata, file.tags()["chip_id"]) == (0, chip_id)
+            assert np.array_equal(file.read(1), written.arrays["red"][place][0])
+
+
+def test_chips_of_other_pixels_than_the_grid_lie_on_the_same_ground(tmp_path: Path) -> None:
+    whole = shard(form="geotiff")
+    coarse = Shard(whole.labels, {band: rows[:, :, ::2, ::2] for band, rows in whole.arrays.items()})
+    stored(tmp_path, WRITERS["geotiff"](coarse), "s")
+    with rasterio.open(tmp_path / "s/00000.tif") as file:
+        assert file.shape == (4, 4)
+        assert file.transform.a == 20
+        assert (file.bounds.right - file.bounds.left, file.bounds.top - file.bounds.bottom) == pytest.approx((80, 80))
+
+
+@pytest.mark.parametrize("form", sorted(IN_ONE_ARRAY))
+def test_forms_of_one_array_refuse_bands_of_several_sizes(form: str) -> None:
+    with pytest.raises(SpecError, match=rf"format '{form}' .* differ in size \(red 8 x 8, image 4 x 4\): leave native"):
+        WRITERS[form](shard())
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_cubes_are_what_clays_loader_takes(swap: bool) -> None:
+    """Its documented contract: keys, shapes, kinds and ranges; pixels become float32, the norms are stacked."""
+    written = shard(6, 16, form="npz")
+    content = b"".join(write_npz(written, clay_v1_swap=swap)[""])
+    with np.load(io.BytesIO(content), allow_pickle=False) as cube:
+        assert cube["pixels"].shape == (6, 5, 16, 16)
+        assert np.array_equal(cube["pixels"].astype(np.float32)[:, 0], written.arrays["red"][:, 0])
+        norms = {name: cube[name] for name in ("week_norm", "hour_norm", "lat_norm", "lon_norm")}
+    for norm in norms.values():
+        assert (norm.shape, norm.dtype) == ((6, 2), np.float32)
+        assert np.abs(norm).max() <= 1
+        assert np.allclose((norm**2).sum(axis=1), 1)
+    assert np.hstack((norms["week_norm"], norms["hour_norm"]), dtype=np.float32).shape == (6, 4)
+    lat, lon = ("lon_norm", "lat_norm") if swap else ("lat_norm", "lon_norm")
+    for place, (longitude, latitude) in enumerate(written.labels.centres):
+        assert norms[lat][place] == pytest.approx([math.sin(math.radians(latitude)), math.cos(math.radians(latitude))])
+        assert norms[lon][place] == pytest.approx(
+            [math.sin(math.radians(longitude)), math.cos(math.radians(longitude))]
+        )
+    week, hour = 22 * 2 * math.pi / 52, 10 * 2 * math.pi / 24  # 1 June 2024 is in ISO week 22; 10:30 UTC
+    assert norms["week_norm"][0] == pytest.approx([math.sin(week), math.cos(week)], abs=1e-6)
+    assert norms["hour_norm"][0] == pytest.approx([math.sin(hour), math.cos(hour)], abs=1e-6)
+
+
+def test_no_shard_is_ever_unpickled(tmp_path: Path) -> None:
+    """An npz with pickled objects in place of pixels is an error."""
+    harmful = io.BytesIO()
+    about = shard(form="npz").labels.to_dict() | {"dtypes": {}}
+    np.savez(harmful, pixels=np.array([{"a": 1}], dtype=object))
+    with zipfile.ZipFile(harmful) as old, zipfile.ZipFile(tmp_path / "s.npz", "w") as new:
+        new.writestr("pixels.npy", old.read("pixels.npy"))
+        new.writestr("metadata.json", json.dumps(about))
+    with pytest.raises(CorruptWarehouseError, match=r"pixels\.npy is not a plain, uncompressed array"):
+        open_shard(open_store(tmp_path), "s.npz", "npz")
+
+
+def test_a_tar_of_another_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(b"no tar" * 1000)
+    with pytest.raises(CorruptWarehouseError, match="no tar archive"):
+        open_shard(open_store(tmp_path), "s.tar", "webdataset")
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        archive.add(tmp_path / "s.tar", "x")
+    with pytest.raises(CorruptWarehouseError, match=r"does not begin with STACCHIP\.labels"):
+        open_shard(open_store(tmp_path), "t.tar", "webdataset")
+
+
+def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s.safetensors").write_bytes((10**9).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CorruptWarehouseError, match="1000000000 bytes of header in a file of 10"):
+        open_shard(open_store(tmp_path), "s.safetensors", "safetensors")
+    store = stored(tmp_path, WRITERS["geotiff"](shard(form="geotiff")), "g")
+    found = open_shard(store, "g", "geotiff")
+    path = tmp_path / "g/00003.tif"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ReadError, match=r"g/00003\.tif is no whole GeoTIFF"):
+        found.chip(3)

@@ -1,0 +1,79 @@
+"""Which bands are cut from which collection, and whether that can be done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.errors import SpecError
+from stacchip_core.sources.scene import Scene
+
+
+def resolve_bands(scenes: Iterable[Scene], spec: ChipSpec) -> dict[str, tuple[str, ...]]:
+    """Bands to cut, per collection: those asked for, or else all that every chosen scene has.
+
+    Raises:
+        SpecError: none were asked for, and the scenes have none in common.
+    """
+    common: dict[str, list[str]] = {}
+    for scene in scenes:
+        names = [asset.band for asset in scene.assets]
+        known = common.setdefault(scene.collection, names)
+        common[scene.collection] = [name for name in known if name in names]
+    resolved = {name: spec.bands_of(name) or tuple(bands) for name, bands in sorted(common.items())}
+    for name, bands in resolved.items():
+        if not bands:
+            raise SpecError(
+                f"chip spec {spec.name!r}: the chosen scenes of {name} have no band in common; "
+                "name the bands you want, and scenes that lack one become failures"
+            )
+    return resolved
+
+
+def check_native(scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], spec: ChipSpec) -> None:
+    """Refuse native pixels where chips don't start and end on whole pixels of a band, as far as items tell.
+
+    Raises:
+        SpecError: names the band and the nearest chip sizes; or the format holds bands of one size only.
+    """
+    for scene in scenes if spec.native else ():
+        downs = {band: _pixels_below(scene, band) for band in bands[scene.collection]}
+        step = math.lcm(*downs.values())
+        for band, down in downs.items():
+            if spec.grid.size % down or spec.grid.stride % down:
+                near = {spec.size // step * step, -(-spec.size // step) * step} - {0}
+                raise SpecError(
+                    f"chip spec {spec.name!r}: native pixels need chip size and stride to be whole pixels of every "
+                    f"band; {scene.collection} has {band!r} with {down} pixels of the grid in one of its own, and "
+                    f"size {spec.grid.size}, stride {spec.grid.stride} are asked for: "
+                    f"take {' or '.join(map(str, sorted(near)))}, or leave native out"
+                )
+        _check_form(scene.collection, downs, spec)
+
+
+def scenes_lacking(scenes: Mapping[str, Scene], bands: tuple[str, ...]) -> dict[str, str]:
+    """Scene key -> which of the bands it has not."""
+    lacking = {}
+    for key, scene in scenes.items():
+        missing = [band for band in bands if band not in scene.band_names]
+        if missing:
+            lacking[key] = (
+                f"item {scene.item_id}: no band {', '.join(map(repr, missing))}; it has {', '.join(scene.band_names)}"
+            )
+    return lacking
+
+
+def _check_form(collection: str, downs: Mapping[str, int], spec: ChipSpec) -> None:
+    if spec.format in ("npz", "geotiff") and len(set(downs.values())) > 1:
+        raise SpecError(
+            f"chip spec {spec.name!r}: format {spec.format!r} holds all bands of a chip in one array, and the native "
+            f"pixels of {collection} differ in size ({', '.join(downs)}); leave native out, or take another format"
+        )
+
+
+def _pixels_below(scene: Scene, band: str) -> int:
+    """Pixels of the reference grid along one pixel of a band; 1 where the item does not tell."""
+    grid = scene.asset(band).grid if band in scene.band_names else None
+    ratio = scene.grid.ratio_of(grid) if scene.grid is not None and grid is not None else None
+    return ratio.down if ratio is not None else 1

@@ -1,0 +1,153 @@
+"""How the pixels of a raster come onto the chips of a scene: taken as they are, repeated, picked, or resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stacchip_core.chips.blocks import Blocks
+from stacchip_core.errors import BandNotFoundError, InvalidItemError, UnsupportedGridError
+from stacchip_core.sources.cog import Raster
+from stacchip_core.sources.raster import Grid, Ratio, Window
+from stacchip_core.sources.scene import Scene, SceneAsset
+
+# Side of the squares in which a resampled raster is read, pixels of the grid; those of GDAL's own warper are narrower.
+_WARPED_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """From windows of the grid to pixels of a raster, and from these to those of a chip.
+
+    Attributes:
+        grid: the scene's.
+        ratio: how the raster's pixels divide the grid's; None: they don't line up.
+        method: how it is resampled; "nearest" of an aligned raster picks or repeats pixels exactly.
+        native: leave the raster its own pixels.
+    """
+
+    grid: Grid
+    ratio: Ratio | None
+    method: str
+    native: bool = False
+
+    @property
+    def exact(self) -> Ratio | None:
+        """The ratio, where pixels are taken as they are."""
+        return self.ratio if self.method == "nearest" else None
+
+    def source(self, inside: Window) -> Window:
+        """What to read for a window of the grid: of the raster where pixels are taken as they are, else of itself."""
+        if self.exact is None:
+            return inside
+        up, down = self.exact.up, self.exact.down
+        col, row = inside.col * up // down, inside.row * up // down
+        width = -(-(inside.col + inside.width) * up // down) - col
+        height = -(-(inside.row + inside.height) * up // down) - row
+        return Window(col, row, width, height)
+
+    def sources(self, insides: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`source` of many windows, (n, 4): col, row, width, height."""
+        if self.exact is None:
+            return insides
+        up, down = self.exact.up, self.exact.down
+        starts = insides[:, :2] * up // down
+        stops = -(-(insides[:, :2] + insides[:, 2:]) * up // down)
+        return np.concatenate([starts, stops - starts], axis=1)
+
+    def take(self, pixels: NDArray[Any], inside: Window) -> NDArray[Any]:
+        """Pixels (layer, y, x) of `source(inside)` as the chip has them: `full[rows // down]`, no more."""
+        if self.exact is None or self.native or self.exact == Ratio(1, 1):
+            return pixels
+        up, down = self.exact.up, self.exact.down
+        if up > 1:  # the pixel under the middle of each reference pixel, as GDAL's nearest
+            return pixels[:, up // 2 :: up, up // 2 :: up]
+        rows = np.arange(inside.row, inside.row + inside.height) // down - inside.row // down
+        cols = np.arange(inside.col, inside.col + inside.width) // down - inside.col // down
+        return pixels[:, rows[:, None], cols]
+
+    def side(self, size: int) -> int:
+        """Pixels along a side of a chip of `size` pixels of the grid."""
+        return size * self.ratio.up // self.ratio.down if self.native and self.ratio else size
+
+    def read(self, raster: Raster, window: Window, layers: Sequence[int] | None) -> NDArray[Any]:
+        """Pixels of a window as `source` gives it, (layer, y, x)."""
+        if self.exact is not None:
+            return raster.read(window, layers)
+        return raster.read_on(self.grid, window, self.method, layers)
+
+    def read_valid(self, raster: Raster, window: Window) -> NDArray[np.bool_]:
+        """Where that window holds measurements, (y, x)."""
+        if self.exact is not None:
+            return raster.read_valid(window)
+        return raster.read_valid_on(self.grid, window, self.method)
+
+    def blocks(self, raster: Raster) -> Blocks:
+        """What is read at a time."""
+        if self.exact is not None:
+            return Blocks(raster.header.height, raster.header.width, *raster.header.block_shape)
+        return Blocks(self.grid.height, self.grid.width, _WARPED_BLOCK, _WARPED_BLOCK)
+
+
+def way_of(scene: Scene, asset: SceneAsset, raster: Raster, wish: str | None, *, native: bool = False) -> Way:
+    """How an asset comes onto the chips of its scene.
+
+    Args:
+        scene: whose grid counts.
+        asset: one of the scene's.
+        raster: the asset, open.
+        wish: how it shall be resampled where its pixels are not the grid's; None: not at all.
+        native: leave it its own pixels.
+
+    Raises:
+        UnsupportedGridError: it is not aligned with the grid, and nobody said how to resample it.
+    """
+    if scene.grid is None:
+        raise InvalidItemError(f"item {scene.item_id}: its scene in the index has no grid; index it again")
+    ratio = scene.ratio_of(asset, raster.header.grid)
+    if ratio == Ratio(1, 1) or (ratio is not None and native):
+        return Way(scene.grid, ratio, "nearest", native)
+    if ratio is None and (wish is None or native):
+        raise UnsupportedGridError(
+            f"item {scene.item_id}: band {asset.band!r} is {raster.header.grid}, not aligned with the grid "
+            f"{scene.grid} by a whole ratio; ask for resampling={{{asset.band!r}: 'bilinear'}} (without native) to "
+            "have it resampled"
+        )
+    return Way(scene.grid, ratio, wish or "nearest")
+
+
+def layers_of(scene: Scene, asset: SceneAsset, band: str, raster: Raster) -> list[int] | None:
+    """Layer numbers of a band, from 1; None: all of the file's.
+
+    Raises:
+        BandNotFoundError: the file has fewer layers than its profile says.
+    """
+    if not asset.layers:
+        return None
+    if band == asset.band:
+        return list(range(1, min(len(asset.layers), raster.header.layers) + 1))
+    number = asset.layers.index(band) + 1
+    if number > raster.header.layers:
+        raise BandNotFoundError(
+            f"item {scene.item_id}: asset {asset.key!r} has {raster.header.layers} layers; {band!r} would be number "
+            f"{number}"
+        )
+    return [number]
+
+
+def padded(pixels: NDArray[Any], is_valid: NDArray[np.bool_] | None, nodata: float | None, size: int) -> NDArray[Any]:
+    """Pixels padded to the whole chip with nodata (0 where there is none), and masked where validity is given."""
+    fill = pixels.dtype.type(0 if nodata is None else nodata)
+    mask = None
+    if is_valid is not None:
+        is_fill = np.isnan(pixels) if np.isnan(fill) else pixels == fill
+        mask = ~is_valid | (is_fill & (nodata is not None))
+    if pixels.shape[1:] != (size, size):
+        margins = ((0, 0), (0, size - pixels.shape[1]), (0, size - pixels.shape[2]))
+        pixels = np.pad(pixels, margins, constant_values=fill)
+        mask = None if mask is None else np.pad(mask, margins, constant_values=True)
+    return pixels if mask is None else np.ma.MaskedArray(pixels, mask, fill_value=fill)
