@@ -20,7 +20,7 @@ from flows.merge_indexes import MergeConfig, merge_indexes
 from flows.results import IndexOutcome, Tally
 from flows.tasks import commit_parts, failed_with, index_batch
 from stacchip_core import ChipSpec, InputError, Storage, Warehouse
-from stacchip_core.chips.spec import BandChoice
+from stacchip_core.chips.choices import BandChoice
 from stacchip_core.errors import CommitConflictError, StacchipError, TransientError, TransientStoreError
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source

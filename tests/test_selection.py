@@ -134,6 +134,11 @@ def test_bands_that_no_scene_has_are_refused_with_those_there_are() -> None:
         check_bands(scenes, spec(bands=[{"collection": "landsat", "bands": ["red", "nri"]}]))
 
 
+def test_bands_for_every_collection_are_refused_by_the_collection_that_lacks_them() -> None:
+    with pytest.raises(SpecError, match=r"chip spec 'fields': landsat has no band 'vv'; it has red, nir"):
+        check_bands([scene("a", "red", "nir")], spec(bands=[{"bands": ["vv"]}]))
+
+
 def test_scene_keys_are_distinct_and_sorted() -> None:
     assert scene_keys(TABLE) == sorted({f"{row['collection']}/{row['item_id']}" for row in ROWS})
 

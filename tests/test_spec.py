@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from stacchip_core import ChipSpec, SpecError
+from stacchip_core.chips.choices import BandChoice, SplitSpec
 from stacchip_core.chips.formats.table import READERS, SUFFIXES, WRITERS
-from stacchip_core.chips.spec import BandChoice
+from stacchip_core.chips.spec import chip_spec_schema
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.cog import RESAMPLINGS
 
@@ -24,6 +26,26 @@ NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
 FRACTIONS = st.none() | st.floats(0, 1)
 LONGITUDES = st.floats(-180, 180)
+PIXELS = st.fixed_dictionaries(
+    {"native": st.booleans(), "resampling_classes": st.sampled_from(["nearest", "mode"])}
+) | st.fixed_dictionaries(
+    {
+        "gsd": st.none() | st.floats(0.1, 1000),
+        "radiometry": st.sampled_from(["raw", "reflectance"]),
+        "dtype": st.sampled_from([None, "float32", "float64"]),
+        "fill": st.none() | st.floats(-1e6, 1e6),
+        "mask": st.booleans(),
+    }
+)
+SPLITS = st.none() | st.builds(
+    SplitSpec,
+    train=st.floats(0.1, 1),
+    test=st.floats(0, 1),
+    by=st.sampled_from(["block", "chip"]),
+    split_km=st.integers(1, 200).map(lambda tens: 10 * tens),
+    buffer=st.booleans(),
+    seed=st.integers(0, 2**63 - 1),
+)
 
 
 @st.composite
@@ -49,8 +71,16 @@ def specs(draw: st.DrawFn) -> ChipSpec:
         stride=draw(st.none() | st.integers(1, 8192)),
         edge=draw(st.sampled_from(["drop", "pad"])),
         bands=tuple(BandChoice(**choice) for choice in bands),
-        native=draw(st.booleans()),
-        format=draw(st.sampled_from(["zarr", "npz"])),
+        **draw(PIXELS),
+        area=draw(st.none() | WORDS),
+        where=draw(st.none() | st.just("snow_fraction < 0.1")),
+        per_item=draw(st.none() | st.integers(1, 100)),
+        per_cell=draw(st.none() | st.integers(1, 100)),
+        split=draw(SPLITS),
+        max_failed=draw(st.none() | st.integers(0, 100)),
+        max_failed_share=draw(FRACTIONS),
+        format=draw(st.sampled_from(["zarr", "safetensors", "webdataset", "npz", "geotiff"])),
+        compress=draw(st.booleans()),
         shard_size=draw(st.integers(1, 4096)),
     )
 
@@ -75,7 +105,33 @@ def test_a_spec_is_frozen() -> None:
     ("wrong", "message"),
     [
         ({"max_clouds": 0.2}, r"chip spec 'fields': unknown key 'max_clouds', did you mean 'max_cloud'\?"),
-        ({"where": "x"}, r"unknown key 'where', keys are bands, bbox, collections"),
+        ({"qqq": "x"}, r"unknown key 'qqq', keys are area, bands, bbox, clay_v1_swap, collections"),
+        ({"split": {"trian": 1}}, r"unknown key 'split.trian', did you mean 'train'\?"),
+        ({"split": {"train": 0, "validation": 0, "test": 0}}, r"split: train, validation and test are all 0"),
+        ({"split": {"train": -1}}, r"split.train: .*greater than or equal to 0"),
+        ({"split": {"split_km": 25}}, r"split.split_km: .*multiple of 10, found 25"),
+        ({"split": {"split_km": 0}}, r"split.split_km: .*greater than or equal to 10"),
+        ({"split": {"by": "item"}}, r"split.by: .*'block' or 'chip', found 'item'"),
+        ({"area": ""}, r"area: .*at least 1"),
+        ({"where": ""}, r"where: .*at least 1"),
+        ({"per_item": 0}, r"per_item: .*greater than or equal to 1"),
+        ({"per_cell": 0}, r"per_cell: .*greater than or equal to 1"),
+        ({"gsd": 0}, r"gsd: .*greater than 0"),
+        ({"gsd": 10, "native": True}, r"gsd: resamples every band to one pixel size, native leaves each its own"),
+        ({"dtype": "int8"}, r"dtype: .*'uint8', 'uint16'.*found 'int8'"),
+        ({"radiometry": "toa"}, r"radiometry: .*'raw' or 'reflectance', found 'toa'"),
+        ({"radiometry": "reflectance", "dtype": "uint16"}, r"dtype: uint16 can't hold reflectance.*take float32"),
+        ({"fill": float("nan")}, r"fill: .*finite"),
+        ({"fill": -1, "dtype": "uint8"}, r"fill: -1 is no value of uint8, which runs from 0 to 255"),
+        ({"fill": 0.5, "dtype": "int16"}, r"fill: 0.5 is no value of int16"),
+        ({"fill": 1e300, "dtype": "float32"}, r"fill: 1e\+300 is no value of float32"),
+        ({"mask": True, "native": True}, r"mask: needs all bands in pixels of one size; leave native out"),
+        ({"mask": True, "bands": [{"bands": ["mask"]}]}, r"mask: a band of that name is asked for already"),
+        ({"max_failed": -1}, r"max_failed: .*greater than or equal to 0"),
+        ({"max_failed_share": 5}, r"max_failed_share: .*less than or equal to 1"),
+        ({"clay_v1_swap": True}, r"clay_v1_swap: is for format npz, found format zarr"),
+        ({"resampling_classes": "average"}, r"resampling_classes: .*'nearest' or 'mode', found 'average'"),
+        ({"bands": [{"bands": ["a"]}, {"collection": "*", "bands": ["b"]}]}, r"collection '\*' is listed twice"),
         (
             {"bands": [{"collection": "a", "band": ["red"]}]},
             r"unknown key 'bands.0.band', did you mean 'bands'\?",
@@ -99,7 +155,7 @@ def test_a_spec_is_frozen() -> None:
         ({"size": 0}, r"size: "),
         ({"size": 10.5}, r"size: .*integer"),
         ({"edge": "keep"}, r"edge: .*'drop' or 'pad', found 'keep'"),
-        ({"format": "tif"}, r"format: .*'npz' or 'geotiff', found 'tif'"),
+        ({"format": "tif"}, r"format: .*'zarr'.* or 'geotiff', found 'tif'"),
         ({"resampling": "best"}, r"resampling: .*'nearest'"),
         ({"datetime": "2024-13"}, r"datetime: '2024-13' is no time; write 2024, 2024-06"),
         ({"datetime": "2025/2024"}, r"ends before it starts"),
@@ -155,6 +211,14 @@ def test_collections_are_those_of_the_bands_where_none_are_given() -> None:
     assert ChipSpec(**LEAST).bands_of("b") is None
 
 
+def test_bands_without_a_collection_are_for_every_collection_without_its_own() -> None:
+    spec = ChipSpec.load({**LEAST, "bands": [{"bands": ["red"]}, {"collection": "b", "bands": ["vv"]}]})
+    assert spec.chosen_collections == ()
+    assert (spec.bands_of("a"), spec.bands_of("b")) == (("red",), ("vv",))
+    narrowed = ChipSpec.load({**LEAST, "collections": ["a", "b"], "bands": [{"bands": ["red"]}]})
+    assert narrowed.chosen_collections == ("a", "b")
+
+
 def test_a_spec_loads_from_yaml_and_json_files(tmp_path: Path) -> None:
     expected = ChipSpec(**LEAST, datetime="2024-01-01", max_cloud=0.2)
     (tmp_path / "spec.yaml").write_text("name: fields\nindex: global\ndatetime: 2024-01-01\nmax_cloud: 0.2\n")
@@ -184,7 +248,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_every_field_can_be_rendered_as_a_form() -> None:
-    schema = ChipSpec.model_json_schema()
+    schema = chip_spec_schema()
     for place, (name, entry) in enumerate(schema["properties"].items()):
         assert entry["title"], name
         assert entry["description"], name
@@ -198,6 +262,14 @@ def test_every_field_can_be_rendered_as_a_form() -> None:
 def test_formats_are_those_of_the_writers_and_readers() -> None:
     formats = ChipSpec.model_json_schema()["properties"]["format"]["enum"]
     assert set(formats) == set(WRITERS) == set(READERS) == set(SUFFIXES)
+
+
+@given(specs())
+@settings(max_examples=30)
+def test_the_published_schema_takes_what_a_spec_is(spec: ChipSpec) -> None:
+    schema = chip_spec_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(spec.model_dump_json()), schema)
 
 
 def test_resampling_names_are_gdals() -> None:

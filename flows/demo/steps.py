@@ -29,7 +29,8 @@ from flows.merge_indexes import MergeConfig, merge_indexes
 from flows.pictures import Reading, coverage_maps
 from flows.results import IndexOutcome, MaterializeOutcome, MergeOutcome
 from stacchip_core import Dataset, Warehouse
-from stacchip_core.chips.spec import BandChoice, ChipSpec
+from stacchip_core.chips.choices import BandChoice
+from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.errors import StacchipError
 from stacchip_core.sources.source import Source
 

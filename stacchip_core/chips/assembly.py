@@ -42,6 +42,7 @@ from stacchip_core.chips.lock import (
 from stacchip_core.chips.selection import null_fractions, scene_keys, select_from
 from stacchip_core.chips.shards import arrays_sha256, files_sha256, put, size_of
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.unavailable import PIXELS_LATER, WRITING_LATER, refuse_unavailable
 from stacchip_core.errors import InputError, ObjectExistsError, ObjectNotFoundError, ReadError, SpecError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.schema import write_chips
@@ -62,6 +63,7 @@ def prepare(warehouse: Warehouse, spec: ChipSpec) -> DatasetPlan:
     Raises:
         SpecError: see `select`; or the name is taken by another spec or index version.
     """
+    refuse_unavailable(spec, *PIXELS_LATER, *WRITING_LATER)
     if warehouse.store.exists(_key(spec.name, "plan.json")):
         return _matching_plan(warehouse, spec)
     version = warehouse.combined(spec.index, spec.version)

@@ -15,6 +15,7 @@ import shapely
 
 from stacchip_core.chips.conditions import THRESHOLDS, Condition, all_of, boxes, conditions, words_for
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.unavailable import SELECTION_LATER, refuse_unavailable
 from stacchip_core.errors import SpecError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.grid import GridSpec
@@ -46,6 +47,7 @@ def select(warehouse: Warehouse, spec: ChipSpec) -> ChipIndex:
 
 def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str, ...] = ()) -> ChipIndex:
     """`select` on an index version already at hand."""
+    refuse_unavailable(spec, *SELECTION_LATER)
     index = f"{version.name}@{version.version}"
     collections = check_settings(version.grids(), spec, index)
     wanted = conditions(spec, collections)
@@ -100,15 +102,12 @@ def check_bands(scenes: Iterable[Scene], spec: ChipSpec) -> None:
     held: dict[str, dict[str, None]] = {}
     for scene in scenes:
         held.setdefault(scene.collection, {}).update(dict.fromkeys(scene.band_names))
-    for choice in spec.bands:
-        names = held.get(choice.collection)
-        if names is None:  # no chip of it was chosen
-            continue
-        for band in choice.bands:
+    for collection, names in held.items():
+        for band in spec.bands_of(collection) or ():
             if band not in names:
                 close = difflib.get_close_matches(band, names, n=1)
                 raise SpecError(
-                    f"chip spec {spec.name!r}: {choice.collection} has no band {band!r}"
+                    f"chip spec {spec.name!r}: {collection} has no band {band!r}"
                     f"{f', did you mean {close[0]!r}?' if close else ';'} it has {', '.join(names)}"
                 )
 

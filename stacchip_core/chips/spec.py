@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from stacchip_core.chips.choices import EVERY_COLLECTION, BandChoice, SplitSpec
 from stacchip_core.errors import SpecError
 from stacchip_core.index.grid import Edge, GridSpec
 from stacchip_core.sources.interval import parse_interval
@@ -17,26 +19,7 @@ from stacchip_core.sources.validation import explain, numbered
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
-
-class BandChoice(BaseModel):
-    """Bands to cut from one collection."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
-
-    collection: str = Field(title="Collection", description="Collection id in the index.", min_length=1)
-    bands: tuple[str, ...] = Field(
-        title="Bands",
-        description="Band names of its profile, in the order wanted.",
-        min_length=1,
-        max_length=64,
-    )
-
-    @field_validator("bands")
-    @classmethod
-    def _once_each(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := [band for band in bands if bands.count(band) > 1]:
-            raise ValueError(f"band {twice[0]!r} is listed twice")
-        return bands
+DType = Literal["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 
 
 class ChipSpec(BaseModel):
@@ -80,6 +63,14 @@ class ChipSpec(BaseModel):
         title="Area",
         description="west, south, east, north in degrees; west > east crosses the antimeridian.",
     )
+    area: str | None = Field(
+        None,
+        title="Area file",
+        description="Local file of polygons, lines or points (GeoJSON, GeoPackage, Shapefile, FlatGeobuf, GeoParquet) "
+        "that chips must meet; a relative path starts in the working directory.",
+        min_length=1,
+        max_length=1024,
+    )
     max_nodata: float | None = Field(
         None, title="Most nodata", description="Largest nodata fraction, of all pixels.", ge=0, le=1
     )
@@ -95,8 +86,25 @@ class ChipSpec(BaseModel):
     max_water: float | None = Field(
         None, title="Most water", description="Largest water fraction, of valid pixels.", ge=0, le=1
     )
+    where: str | None = Field(
+        None,
+        title="Where",
+        description='Condition over the columns of the index, such as "snow_fraction < 0.1 and '
+        "platform == 'sentinel-2a' or month(datetime) in (6, 7, 8)\"; a comparison with null is not met.",
+        min_length=1,
+        max_length=2000,
+    )
+    per_item: int | None = Field(
+        None, title="Chips per item", description="At most this many chips of an item, drawn by the seed.", ge=1
+    )
+    per_cell: int | None = Field(
+        None,
+        title="Chips per cell",
+        description="At most this many chips of a collection in a 10 km cell, drawn by the seed after `per_item`.",
+        ge=1,
+    )
     limit: int | None = Field(
-        None, title="Limit", description="At most this many chips, drawn without replacement.", ge=1
+        None, title="Limit", description="At most this many chips, drawn without replacement after the caps.", ge=1
     )
     seed: int = Field(0, title="Seed", description="Decides which chips are drawn, and their order.", ge=0, lt=2**63)
     size: int = Field(256, title="Chip size", description="Pixels of the reference grid.", ge=1, le=8192)
@@ -109,21 +117,82 @@ class ChipSpec(BaseModel):
     bands: tuple[BandChoice, ...] = Field(
         (),
         title="Bands",
-        description="Bands per collection; a collection left out gives all bands of its profile.",
+        description="Bands per collection, or by common name for every collection that has no entry of its own; a "
+        "collection left out gives all bands of its profile.",
         max_length=64,
     )
     resampling: Literal["nearest", "bilinear", "cubic", "average"] = Field(
         "nearest",
         title="Resampling",
-        description="How continuous bands of another resolution come to chip pixels; classes: nearest.",
+        description="How continuous bands of another resolution come to chip pixels.",
+    )
+    resampling_classes: Literal["nearest", "mode"] = Field(
+        "nearest",
+        title="Resampling of classes",
+        description="How categorical bands of another resolution come to chip pixels.",
+    )
+    gsd: float | None = Field(
+        None,
+        title="Pixel size",
+        description="Metres a pixel, for all bands; none: that of each collection's own grid.",
+        gt=0,
+        le=100_000,
     )
     native: bool = Field(
         False,
         title="Native pixels",
         description="Leave each band at its own resolution instead of resampling it.",
     )
+    radiometry: Literal["raw", "reflectance"] = Field(
+        "raw",
+        title="Radiometry",
+        description="Values as stored, or scaled and offset to reflectance (or kelvin) where the item or its profile "
+        "says how.",
+    )
+    dtype: DType | None = Field(
+        None,
+        title="Number type",
+        description="Of all bands, checked to hold every value; none: as stored, or float32 for reflectance.",
+    )
+    fill: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        title="Fill",
+        description="What nodata becomes in continuous bands; none: the stored nodata, or NaN for reflectance.",
+    )
+    mask: bool = Field(
+        False,
+        title="Mask",
+        description="Add a band 'mask': 1 where every continuous band of the chip has a measurement, else 0.",
+    )
+    split: SplitSpec | None = Field(
+        None, title="Split", description="Give each chip to train, validation or test, without leaking between them."
+    )
+    max_failed: int | None = Field(
+        None,
+        title="Most failures",
+        description="A run that leaves more chips than this unread ends as failed; the others are written.",
+        ge=0,
+    )
+    max_failed_share: float | None = Field(
+        None,
+        title="Largest share of failures",
+        description="A run that leaves a larger share of its chips unread ends as failed; the others are written.",
+        ge=0,
+        le=1,
+    )
     format: Literal["zarr", "safetensors", "webdataset", "npz", "geotiff"] = Field(
         "zarr", title="Format", description="Form of the shards."
+    )
+    compress: bool = Field(
+        True,
+        title="Compress",
+        description="Without loss, where the format can: Zarr and GeoTIFF; the others always store plain arrays.",
+    )
+    clay_v1_swap: bool = Field(
+        False,
+        title="Swap as Clay v1",
+        description="In npz: latitude and longitude encodings change places, as Clay v1 was trained.",
     )
     shard_size: int = Field(
         128,
@@ -161,11 +230,13 @@ class ChipSpec(BaseModel):
     @property
     def chosen_collections(self) -> tuple[str, ...]:
         """Collections asked for, by `collections` or by `bands`; empty means all of the index."""
-        return self.collections or tuple(choice.collection for choice in self.bands)
+        named = tuple(choice.collection for choice in self.bands)
+        return self.collections or (() if EVERY_COLLECTION in named else named)
 
     def bands_of(self, collection: str) -> tuple[str, ...] | None:
-        """Bands asked of a collection; None means all of its profile."""
-        return next((choice.bands for choice in self.bands if choice.collection == collection), None)
+        """Bands asked of a collection, by its own entry or by the one for every collection; None means all it has."""
+        asked = {choice.collection: choice.bands for choice in self.bands}
+        return asked.get(collection, asked.get(EVERY_COLLECTION))
 
     @field_validator("collections")
     @classmethod
@@ -206,12 +277,61 @@ class ChipSpec(BaseModel):
         named = [choice.collection for choice in self.bands]
         if twice := [name for name in named if named.count(name) > 1]:
             raise ValueError(f"bands: collection {twice[0]!r} is listed twice; list all its bands in one entry")
-        if self.collections and (left_out := sorted({*named} - {*self.collections})):
+        if self.collections and (left_out := sorted({*named} - {*self.collections, EVERY_COLLECTION})):
             raise ValueError(
                 f"bands: collection {left_out[0]!r} is not among the collections "
                 f"{', '.join(self.collections)}; add it there, or leave it out here"
             )
         return self
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        if problem := next(filter(None, (check(self) for check in _CHECKS)), None):
+            raise ValueError(problem)
+        return self
+
+
+def chip_spec_schema() -> dict[str, Any]:
+    """The JSON Schema of a spec file, for editors and forms."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ChipSpec.model_json_schema()}
+
+
+def _mask_is_no_band(spec: ChipSpec) -> str | None:
+    if spec.mask and any("mask" in choice.bands for choice in spec.bands):
+        return "mask: a band of that name is asked for already; leave one of the two out"
+    if spec.mask and spec.native:
+        return "mask: needs all bands in pixels of one size; leave native out"
+    return None
+
+
+def _pixels_have_one_size(spec: ChipSpec) -> str | None:
+    if spec.gsd is not None and spec.native:
+        return "gsd: resamples every band to one pixel size, native leaves each its own; leave one of the two out"
+    return None
+
+
+def _type_holds_values(spec: ChipSpec) -> str | None:
+    is_integer = spec.dtype is not None and not spec.dtype.startswith("float")
+    if spec.radiometry == "reflectance" and is_integer:
+        return f"dtype: {spec.dtype} can't hold reflectance, which runs from 0 to 1; take float32, or radiometry raw"
+    if spec.fill is None or spec.dtype is None:
+        return None
+    if is_integer:
+        limits = np.iinfo(spec.dtype)
+        if not (spec.fill.is_integer() and limits.min <= spec.fill <= limits.max):
+            return f"fill: {spec.fill:g} is no value of {spec.dtype}, which runs from {limits.min} to {limits.max}"
+    elif abs(spec.fill) > float(np.finfo(spec.dtype).max):
+        return f"fill: {spec.fill:g} is no value of {spec.dtype}"
+    return None
+
+
+def _swap_is_for_npz(spec: ChipSpec) -> str | None:
+    if spec.clay_v1_swap and spec.format != "npz":
+        return f"clay_v1_swap: is for format npz, found format {spec.format}"
+    return None
+
+
+_CHECKS = (_mask_is_no_band, _pixels_have_one_size, _type_holds_values, _swap_is_for_npz)
 
 
 def _read_mapping(path: Path) -> Mapping[str, Any]:
