@@ -16,7 +16,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs lint check test campaign bench lock clean
+.PHONY: help setup demo report docs lint check test campaign bench lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,10 @@ demo: export PREFECT_LOGGING_LEVEL := WARNING
 demo: export PREFECT_SERVER_LOGGING_LEVEL := ERROR
 demo: $(STAMP) ## Index synthetic scenes of four sensors, cut chips, and name a report to look at
 	$(BIN)/python -m flows.demo
+
+report: $(STAMP) ## Draw a warehouse as one HTML page: make report WAREHOUSE=s3://bucket/prefix [OUT=status.html]
+	@test -n "$(WAREHOUSE)" || { echo "say which: make report WAREHOUSE=path or s3://bucket/prefix" >&2; exit 2; }
+	$(BIN)/python -m flows.report "$(WAREHOUSE)" --out "$(or $(OUT),status.html)"
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP) ## Build the documentation site, strictly and without network, into .cache/site

@@ -15,14 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
+from flows.maps import WIDE_PX, PlaceMap, boxes_as_outlines, maps_of, spread
 from flows.results import IndexOutcome, MergeOutcome
 from flows.tasks import run_logger
 from stacchip_core import ChipIndex, Chipper, Dataset, IndexSettings, IndexVersion, Storage, Warehouse
-from stacchip_core.chips.coverage import coverage_map_svg
 from stacchip_core.chips.preview import SheetStyle, contact_sheet
 from stacchip_core.chips.selection import scene_keys
 from stacchip_core.errors import StacchipError
@@ -33,12 +32,7 @@ from stacchip_core.sources.scene import Scene
 
 logger = logging.getLogger(__name__)
 
-Outlines = Mapping[str, Sequence[BaseGeometry]]
-
 OUTLINES_SHOWN = 5000  # items of a map
-PLACES_SHOWN = 5
-WIDE_PX = 860
-SCATTERED = 8.0  # the whole is so many times as wide as its widest place: then places get maps of their own
 
 ITEMS_SHOWN = 12  # items of a collection that chips are taken of
 CHIPS_SHOWN = 12
@@ -53,14 +47,6 @@ class Sheet:
 
     png: bytes
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceMap:
-    """A map as an SVG element, and what it shows."""
-
-    title: str
-    svg: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +121,7 @@ def sheet_of_dataset(dataset: Dataset, collection: str) -> Sheet | None:
     places = np.flatnonzero(pc.equal(dataset.chips["collection"], collection).to_numpy())
     if not len(places):
         return None
-    chosen = places[_spread(len(places), CHIPS_SHOWN)]
+    chosen = places[spread(len(places), CHIPS_SHOWN)]
     chips = [dataset[int(place)] for place in chosen]
     bands = tuple(chips[0])[:3] if len(chips[0]) >= 3 else tuple(chips[0])[:1]
     shown = [{band: chip[band] for band in bands} for chip in chips]
@@ -149,14 +135,7 @@ def coverage_maps(versions: Sequence[IndexVersion], *, small_px: int = WIDE_PX) 
         versions: whose live items.
         small_px: width of the maps where there are several.
     """
-    outlines = outlines_of(versions)
-    places = scattered_places(outlines)
-    if not places:
-        return [PlaceMap("All items", coverage_map_svg(outlines, width_px=WIDE_PX))]
-    details = [
-        PlaceMap(_title(place), coverage_map_svg(_within(outlines, place), width_px=small_px)) for place in places
-    ]
-    return [PlaceMap("All items", coverage_map_svg(outlines, width_px=small_px)), *details]
+    return maps_of(outlines_of(versions), small_px=small_px)
 
 
 def outlines_of(versions: Sequence[IndexVersion]) -> dict[str, list[BaseGeometry]]:
@@ -166,21 +145,7 @@ def outlines_of(versions: Sequence[IndexVersion]) -> dict[str, list[BaseGeometry
         for name, boxes in _boxes_by_collection(version.items(["key", "item_id", "bbox"])):
             bounds.setdefault(name, []).append(boxes)
     shown = OUTLINES_SHOWN // max(len(bounds), 1)
-    return {name: _outlines(pa.concat_arrays(boxes), shown) for name, boxes in sorted(bounds.items())}
-
-
-def scattered_places(outlines: Outlines) -> list[BaseGeometry]:
-    """Boxes around places that are small beside the whole, largest first; none where one map shows all well."""
-    shapes = np.array([one for some in outlines.values() for one in some if not one.is_empty], dtype=object)
-    if not len(shapes):
-        return []
-    west, south, east, north = shapely.bounds(shapes).T
-    margin = np.maximum(east - west, north - south)
-    near = shapely.union_all(shapely.box(west - margin, south - margin, east + margin, north + margin))
-    places = sorted(shapely.get_parts(near), key=lambda place: -place.area)
-    whole = np.ptp([west.min(), east.max()])
-    widest = max(place.bounds[2] - place.bounds[0] for place in places)
-    return places if 1 < len(places) <= PLACES_SHOWN and whole > SCATTERED * widest else []
+    return {name: _some(pa.concat_arrays(boxes), shown) for name, boxes in sorted(bounds.items())}
 
 
 def png_uri(png: bytes) -> str:
@@ -205,32 +170,10 @@ def _boxes_by_collection(rows: pa.Table) -> Iterator[tuple[str, pa.Array]]:
             yield name, own.filter(pc.equal(names, name))["bbox"].combine_chunks()
 
 
-def _outlines(boxes: pa.Array, shown: int) -> list[BaseGeometry]:
-    """At most `shown` of the boxes, evenly chosen.
-
-    A box that goes round the world, but is low, is that of an item across the antimeridian. How wide that one is
-    the box doesn't say: it is drawn as wide as it is high.
-    """
-    chosen = boxes.take(pa.array(_spread(len(boxes), shown)))
-    west, south, east, north = (chosen.field(side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax"))
-    outlines = shapely.box(west, south, east, north)
-    height = north - south
-    for place in np.flatnonzero((east - west > 180) & (height < 30)):
-        half, low, high = height[place] / 2, south[place], north[place]
-        sides = [shapely.box(180 - half, low, 180, high), shapely.box(-180, low, -180 + half, high)]
-        outlines[place] = shapely.MultiPolygon(sides)
-    return list(outlines)
-
-
-def _within(outlines: Outlines, place: BaseGeometry) -> dict[str, list[BaseGeometry]]:
-    """Outlines in a place; collections without any keep their turn, and so the others their colours."""
-    return {name: [one for one in some if place.intersects(one)] for name, some in outlines.items()}
-
-
-def _title(place: BaseGeometry) -> str:
-    longitude, latitude = place.centroid.x, place.centroid.y
-    north, east = "N" if latitude >= 0 else "S", "E" if longitude >= 0 else "W"
-    return f"Near {abs(latitude):.1f}° {north}, {abs(longitude):.1f}° {east}"
+def _some(boxes: pa.Array, shown: int) -> list[BaseGeometry]:
+    """Outlines of at most `shown` boxes, evenly chosen."""
+    chosen = boxes.take(pa.array(spread(len(boxes), shown)))
+    return boxes_as_outlines(np.stack([chosen.field(side).to_numpy() for side in ("xmin", "ymin", "xmax", "ymax")]))
 
 
 def _item_rows(version: IndexVersion, spec: GridSpec | None = None) -> pa.Table:
@@ -247,7 +190,7 @@ def _sheet(version: IndexVersion, items: pa.Table, reading: Reading, style: Shee
     """A few chips of some items of a collection, all of one size, stride and edge."""
     if not len(items):
         return None
-    few = items.take(pa.array(_spread(len(items), ITEMS_SHOWN)))
+    few = items.take(pa.array(spread(len(items), ITEMS_SHOWN)))
     spec = GridSpec(*(few[name][0].as_py() for name in ("size_px", "stride_px", "edge")))
     rows = _pick(_chips_of(version, few))
     try:
@@ -284,13 +227,7 @@ def _pick(rows: pa.Table) -> pa.Table:
     cloud = np.nan_to_num(rows["cloud_fraction"].to_numpy().astype(np.float32))
     clear = rows.filter(pa.array((nodata <= CLEAR) & (cloud <= CLEAR)))
     ordered = (clear if len(clear) else rows).sort_by("chip_id")
-    return ordered.take(pa.array(_spread(len(ordered), CHIPS_SHOWN)))
-
-
-def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` places of `count`, evenly apart."""
-    shown = min(count, most)
-    return ((np.arange(shown) + 0.5) * count / max(shown, 1)).astype(np.int64)
+    return ordered.take(pa.array(spread(len(ordered), CHIPS_SHOWN)))
 
 
 def _shown_bands(scene: Scene) -> tuple[str, ...]:

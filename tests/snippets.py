@@ -21,6 +21,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.__main__ import main as run_flow
+from flows.report.__main__ import main as draw
 from stacchip_core import Warehouse
 from stacchip_core.cli import app
 from stacchip_core.warehouse.store import open_store
@@ -156,6 +157,8 @@ def run_command(words: list[str], where: str) -> None:
         assert done.exit_code == 0, f"{shown}: {done.output}"
     elif words[:3] == ["python", "-m", "flows"]:
         assert run_flow(words[3:]) == 0, shown
+    elif words[:3] == ["python", "-m", "flows.report"]:
+        assert draw(words[3:]) == 0, shown
     elif words[0] == "make":
         assert re.search(rf"^{re.escape(words[1])}:", (REPO / "Makefile").read_text("utf-8"), re.M), shown
     elif words[:2] == ["pip", "install"]:

@@ -21,10 +21,10 @@ from flows.demo.report import (
     Report,
     Step,
     render,
-    size_text,
     write_report,
 )
-from flows.pictures import scattered_places
+from flows.maps import scattered_places
+from flows.pages import size_text
 from stacchip_core.warehouse.batch import ItemFailure
 
 EVIL = '<script>alert("x")</script>'

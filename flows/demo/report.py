@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.demo.charts import Histogram, histogram_svg
+from flows.pages import page_of, size_text, write_page
 from stacchip_core.chips.lock import DatasetLock, ShardInfo
 from stacchip_core.warehouse.batch import ItemFailure
 
@@ -163,26 +163,12 @@ class Report:
 
 def render(report: Report) -> str:
     """The page as HTML; text from outside is escaped, and nothing is fetched from anywhere."""
-    environment = Environment(
-        loader=PackageLoader("flows.demo"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html.j2").render(report=report)
+    return page_of("flows.demo", "report.html.j2", report=report)
 
 
 def write_report(path: Path, report: Report) -> Path:
     """Write the page; a reader sees the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(render(report), encoding="utf-8")
-    return draft.replace(path)
-
-
-def size_text(size: int) -> str:
-    """Bytes in the unit that people read."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} B"
+    return write_page(path, render(report))
 
 
 def _mean_text(histogram: Histogram) -> str:
