@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stacchip_core.chips.dataset import Dataset, materialize
     from stacchip_core.chips.selection import select
     from stacchip_core.chips.spec import ChipSpec
+    from stacchip_core.chips.stream import stream
     from stacchip_core.index.chip_index import ChipIndex
     from stacchip_core.index.indexer import Indexer, IndexSettings
     from stacchip_core.sources.access import Storage
@@ -61,6 +62,7 @@ _MODULES = {
     "Warehouse": "warehouse.warehouse",
     "materialize": "chips.dataset",
     "select": "chips.selection",
+    "stream": "chips.stream",
 }
 
 __all__ = [
@@ -99,6 +101,7 @@ __all__ = [
     "Warehouse",
     "materialize",
     "select",
+    "stream",
 ]
 
 

@@ -26,6 +26,7 @@ CLASSES_AND_FUNCTIONS = {
     "Warehouse",
     "materialize",
     "select",
+    "stream",
 }
 ERRORS = {
     name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, errors.StacchipError)

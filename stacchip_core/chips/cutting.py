@@ -43,12 +43,14 @@ class Access:
         local_roots: folders below which local assets may be read.
         is_last_try: whether a transient error becomes a failure, instead of being raised to be tried again.
         threads: files of a scene that are read at a time.
+        handles: keeps files open for the calls that come; None: each call opens its own.
     """
 
     storage: Storage | None = None
     local_roots: tuple[str, ...] = ()
     is_last_try: bool = True
     threads: int = 1
+    handles: Handles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def cut_into(sink: Sink, index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...
     keys = np.asarray(scene_key_of_rows(index.table), dtype=object)
     places = np.stack([index.table[name].to_numpy().astype(np.int64) for name in _PLACE], axis=1)
     reasons: dict[int, str] = {}
-    handles = Handles()
+    handles = access.handles or Handles()
     try:
         for key in dict.fromkeys(keys.tolist()):
             rows = np.flatnonzero(keys == key)
@@ -125,7 +127,8 @@ def cut_into(sink: Sink, index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...
             scene = _SceneCut(index.scenes[key], rows, places[rows], spec, bands, access)
             reasons |= scene.cut(sink, handles)
     finally:
-        handles.close()
+        if access.handles is None:
+            handles.close()
     return reasons
 
 

@@ -6,21 +6,24 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.feed import Chip
 from stacchip_core.chips.formats.table import open_shard
 from stacchip_core.chips.lock import DatasetLock
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError
+from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, StacchipError
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.warehouse import Warehouse
@@ -130,6 +133,21 @@ class Dataset:
         rows = self.chips.drop_columns(["geometry", "bbox"])
         for place in range(len(self)):  # one chip in memory at a time
             yield rows.slice(place, 1).to_pylist()[0], self[place]
+
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Per chip, the number of its shard: chips of a shard are best read together."""
+        return np.asarray(self._shard_numbers, np.int64)
+
+    def read(self, places: Iterable[int]) -> dict[int, Chip | StacchipError]:
+        """Place -> its chip, or why it can't be read."""
+        return {place: self._chip_or_error(place) for place in places}
+
+    def _chip_or_error(self, place: int) -> Chip | StacchipError:
+        try:
+            return self[place]
+        except StacchipError as err:
+            return err
 
     def _shard(self, number: int) -> Shard:
         """An open shard of this process; the first opened of many is let go."""
