@@ -130,6 +130,11 @@ class CollectionProfile(_Frozen):
         description="The band whose shape, transform and CRS make the chip grid; of several, the first the item has.",
     )
     bands: tuple[Band, ...] = Field(min_length=1, description="What users can ask for, in order.")
+    offset_rule: Literal["stated", "sentinel-2"] = Field(
+        "stated",
+        description="Where a band's offset comes from: what item or profile state, or Sentinel-2's processing baseline "
+        "and whether the provider took it out.",
+    )
     qa: QaRule = Field(QaRule(kind="nodata"), description="How nodata, cloud, shadow, snow and water are told.")
     properties: tuple[Property, ...] = Field((), description="Item fields carried as columns; a name alone is text.")
     preview: tuple[str, ...] = Field((), max_length=3, description="Bands shown as red, green, blue.")

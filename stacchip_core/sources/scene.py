@@ -12,9 +12,10 @@ from typing import Any
 
 from stacchip_core.errors import BandNotFoundError, HrefRefusedError, InvalidItemError, UnsupportedGridError
 from stacchip_core.sources.access import resolve_href, unsigned_href
+from stacchip_core.sources.calibration import calibration_of
 from stacchip_core.sources.generic import GENERIC, is_raster, profile_of
 from stacchip_core.sources.item import JSON, ItemSource, assets_of, is_name, parse_time
-from stacchip_core.sources.profiles import Band, CollectionProfile, QaRule
+from stacchip_core.sources.profiles import Band, CollectionProfile
 from stacchip_core.sources.projection import declared_grid
 from stacchip_core.sources.raster import Grid, Ratio
 
@@ -30,6 +31,8 @@ class SceneAsset:
         key: the asset's key in the item.
         href: URL without signature, or path relative to a local root.
         layers: names of the layers to read, in file order; empty: all of them.
+        scale, offset: physical value = stored value x scale + offset.
+        rule: what gave these two, see `sources.calibration`; empty in scenes of releases that did not look.
         grid: as the item declares it for this asset, or None.
     """
 
@@ -42,6 +45,7 @@ class SceneAsset:
     nodata: float | None = None
     scale: float = 1.0
     offset: float = 0.0
+    rule: str = ""
     grid: Grid | None = None
 
 
@@ -194,7 +198,7 @@ def _build(source: ItemSource, profile: CollectionProfile, grid: str) -> Scene:
         grid=declared if grid == "item" else None,
         reference=reference.band,
         assets=tuple(replace(asset, grid=declared) if asset is reference else asset for asset in assets),
-        qa_asset=_qa_asset(source, profile.qa),
+        qa_asset=_qa_asset(source, profile),
         properties={prop.name: _typed(properties.get(prop.name), prop.type) for prop in profile.properties},
     )
 
@@ -214,7 +218,7 @@ def _find_assets(source: ItemSource, profile: CollectionProfile) -> Iterable[Sce
         key = _first_key(item, (band.asset, *band.aliases))
         if key is not None:
             found.add(band.name)
-            yield _scene_asset(source, key, band)
+            yield _scene_asset(source, key, band, profile)
 
 
 def _applies(band: Band, item: JSON) -> bool:
@@ -227,12 +231,13 @@ def _first_key(item: JSON, keys: Iterable[str]) -> str | None:
     return next((key for key in keys if key in assets and is_raster(assets[key])), None)
 
 
-def _scene_asset(source: ItemSource, key: str, band: Band) -> SceneAsset:
+def _scene_asset(source: ItemSource, key: str, band: Band, profile: CollectionProfile) -> SceneAsset:
     asset = source.item["assets"][key]
     try:
         own_grid = declared_grid(source.item["properties"], asset) if asset.get("proj:shape") else None
     except UnsupportedGridError:
         own_grid = None  # the reference's is checked by itself, other assets' headers speak for them
+    calibration = calibration_of(source.item, asset, band, profile)
     return SceneAsset(
         band=band.name,
         key=key,
@@ -241,13 +246,15 @@ def _scene_asset(source: ItemSource, key: str, band: Band) -> SceneAsset:
         layers=band.layers,
         kind=band.kind,
         nodata=band.nodata,
-        scale=band.scale,
-        offset=band.offset,
+        scale=calibration.scale,
+        offset=calibration.offset,
+        rule=calibration.rule,
         grid=own_grid,
     )
 
 
-def _qa_asset(source: ItemSource, rule: QaRule) -> SceneAsset | None:
+def _qa_asset(source: ItemSource, profile: CollectionProfile) -> SceneAsset | None:
+    rule = profile.qa
     if not rule.asset:
         return None
     key = _first_key(source.item, (rule.asset, *rule.aliases))
@@ -256,7 +263,7 @@ def _qa_asset(source: ItemSource, rule: QaRule) -> SceneAsset | None:
             f"no QA asset {rule.asset!r} (nor {', '.join(rule.aliases) or 'an alias'}); assets are "
             f"{', '.join(source.item['assets'])}; a profile with qa: {{kind: nodata}} does without"
         )
-    return _scene_asset(source, key, Band(name="qa", asset=key, kind="categorical"))
+    return _scene_asset(source, key, Band(name="qa", asset=key, kind="categorical"), profile)
 
 
 def _reference(assets: tuple[SceneAsset, ...], profile: CollectionProfile, item: JSON) -> SceneAsset:
