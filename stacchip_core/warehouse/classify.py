@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
+from typing import Literal
 
 from stacchip_core.errors import StacchipError
 from stacchip_core.index.indexer import IndexSettings
@@ -16,6 +17,10 @@ from stacchip_core.warehouse.manifest import Manifest
 
 # What asking for the profile of an item that is no proper STAC item may raise.
 _BROKEN = (StacchipError, KeyError, TypeError, AttributeError)
+
+
+# Which of the items that are live as they are count as updated: none, those of an old recipe, all.
+Rebuild = Literal["none", "stale", "all"]
 
 
 class Verdict(Enum):
@@ -124,8 +129,10 @@ def candidate(staged: StagedItem, settings: IndexSettings) -> Candidate:
     )
 
 
-def classify(manifest: Manifest, items: Iterable[StagedItem], settings: IndexSettings) -> Classified:
-    """Compare items with a collection."""
+def classify(
+    manifest: Manifest, items: Iterable[StagedItem], settings: IndexSettings, *, rebuild: Rebuild = "none"
+) -> Classified:
+    """Compare items with a collection; what is to be rebuilt counts as updated."""
     given = list(items)
     sound = [staged.item for staged in given if staged.error is None]
     collection = (
@@ -141,6 +148,10 @@ def classify(manifest: Manifest, items: Iterable[StagedItem], settings: IndexSet
         identity: compare(one.state, live.get(identity), has_failed=identity in failed)
         for identity, one in found.items()
     }
+    same = {identity for identity, verdict in verdicts.items() if verdict is Verdict.SAME}
+    stale = {one for one in same if found[one].state.recipe not in ("", live[one].recipe)}
+    again = {"none": set[Identity](), "stale": stale, "all": same}[rebuild]
+    verdicts |= dict.fromkeys(again, Verdict.UPDATED)
     by_verdict = {
         verdict: tuple(found[identity].staged for identity, given in verdicts.items() if given is verdict)
         for verdict in Verdict
@@ -152,11 +163,7 @@ def classify(manifest: Manifest, items: Iterable[StagedItem], settings: IndexSet
         updated=by_verdict[Verdict.UPDATED],
         same=len(by_verdict[Verdict.SAME]),
         older=len(by_verdict[Verdict.OLDER]),
-        stale=tuple(
-            identity.key
-            for identity, verdict in verdicts.items()
-            if verdict is Verdict.SAME and found[identity].state.recipe not in ("", live[identity].recipe)
-        ),
+        stale=tuple(identity.key for identity in verdicts if identity in stale - again),
     )
 
 

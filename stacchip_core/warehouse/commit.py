@@ -93,7 +93,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     items: FileInfo | None = None
     checkpoint: Checkpoint | None = None
     for attempt in range(_ATTEMPTS):
-        before, settled = settled, settle(own.states, states, work.read_version)
+        before, settled = settled, settle(own.states, states, work.read_version, is_rebuilt=work.is_rebuilt)
         if not settled.places:
             return Commit(manifest.name, manifest.version, manifest.sha256, failed=_failed(own))
         _refuse_other_types(manifest, own, settled)

@@ -39,13 +39,14 @@ class Known:
     deleted: ItemState | None = None
 
 
-def settle(mine: Sequence[ItemState], states: States, read_version: int) -> Settled:
+def settle(mine: Sequence[ItemState], states: States, read_version: int, *, is_rebuilt: bool = False) -> Settled:
     """Which rows are news, given what is committed by now.
 
     Args:
         mine: the run's rows.
         states: of the same items, at the newest version.
         read_version: the version the run compared its items with.
+        is_rebuilt: rows of forms that are live already are news, where nobody else has committed them meanwhile.
     """
     live, failed, deleted = ({one.identity: one for one in states_of(rows)} for rows in states.tables())
     chosen: dict[Identity, int] = {}
@@ -55,7 +56,9 @@ def settle(mine: Sequence[ItemState], states: States, read_version: int) -> Sett
             chosen[state.identity] = place
     known = {one: Known(live.get(one), failed.get(one), deleted.get(one)) for one in chosen}
     ops = {
-        place: op for one, place in chosen.items() if (op := decide(mine[place], known[one], read_version)) is not None
+        place: op
+        for one, place in chosen.items()
+        if (op := decide(mine[place], known[one], read_version, is_rebuilt=is_rebuilt)) is not None
     }
     gone = {place: live.get(mine[place].identity) for place, op in ops.items() if op != "failed"}
     come = [mine[place] for place, op in ops.items() if op in ("add", "update")]
@@ -70,28 +73,40 @@ def settle(mine: Sequence[ItemState], states: States, read_version: int) -> Sett
     )
 
 
-def decide(mine: ItemState, known: Known, read_version: int) -> str | None:
+def decide(mine: ItemState, known: Known, read_version: int, *, is_rebuilt: bool = False) -> str | None:
     """What a row does to the state; None where it is no news.
 
     Which form of an item stays follows its source's `updated`, then, between two runs that overlapped, its
     fingerprint and recipe; never anybody's clock. A form that is live already is news after a failure that the run
-    knew of: its source has taken the form back that failed.
+    knew of: its source has taken the form back that failed. So is one that was rebuilt, unless another run has
+    committed it since this one looked; a rebuild that failed leaves the rows of before, and a failure on record.
     """
     live, failed = known.live, known.failed
     if mine.op == "delete":
         return _decide_delete(mine, known, read_version)
     if live is not None and _is_same(mine, live):
-        is_mended = failed is not None and failed.version <= read_version and mine.op != "failed"
-        return "update" if is_mended else None
+        return _decide_same(mine, known, read_version, is_rebuilt=is_rebuilt and live.version <= read_version)
     if (live is not None and is_older(mine, live)) or _is_gone(mine, known.deleted, read_version):
         return None
     if mine.op == "failed":
-        return None if failed is not None and _is_same_failure(mine, failed) else "failed"
+        return _decide_failure(mine, failed)
     if live is None:
         return "add"
     is_tie = live.version > read_version and not is_older(live, mine)
     is_loser = is_tie and (mine.fingerprint, mine.recipe) < (live.fingerprint, live.recipe)
     return None if is_loser else "update"
+
+
+def _decide_same(mine: ItemState, known: Known, read_version: int, *, is_rebuilt: bool) -> str | None:
+    failed = known.failed
+    if is_rebuilt:
+        return _decide_failure(mine, failed) if mine.op == "failed" else "update"
+    is_mended = failed is not None and failed.version <= read_version and mine.op != "failed"
+    return "update" if is_mended else None
+
+
+def _decide_failure(mine: ItemState, failed: ItemState | None) -> str | None:
+    return None if failed is not None and _is_same_failure(mine, failed) else "failed"
 
 
 def _decide_delete(mine: ItemState, known: Known, read_version: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ import pyarrow.dataset as ds
 
 from stacchip_core.errors import CorruptWarehouseError, LookupFailedError
 from stacchip_core.index.grid import GridSpec
+from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.combined.parts import read_part_items
 from stacchip_core.warehouse.data import schema_of, union
@@ -135,6 +137,13 @@ class CollectionVersion(IndexVersion):
         if set(columns) <= set(LIGHT):
             return self._live.select(list(columns))
         return self._manifest.rows_of(self._live, columns)
+
+    def stored_items(self, keys: Collection[str]) -> list[StagedItem]:
+        """Items as they were indexed, to index once more; where chip sizes hold an item in several forms, each form."""
+        live = self._manifest.states(keys).live
+        rows = self._manifest.rows_of(live, ["item", "base"])
+        forms = dict.fromkeys(zip(rows["item"].to_pylist(), rows["base"].to_pylist(), strict=True))
+        return [StagedItem(json.loads(item), base or "") for item, base in forms]
 
     def failures(self) -> pa.Table:
         """Item rows of last attempts that failed, with `stage` and `reason`; a later success takes one off the list.

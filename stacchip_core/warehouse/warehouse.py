@@ -22,7 +22,7 @@ from stacchip_core.warehouse.care.repair import Repair, repair
 from stacchip_core.warehouse.care.retention import VersionInfo, asked_for, check_sha256, folder_of, indexes, versions
 from stacchip_core.warehouse.care.vacuum import GRACE, Vacuum, vacuum
 from stacchip_core.warehouse.care.verify import verify
-from stacchip_core.warehouse.classify import Classified, classify
+from stacchip_core.warehouse.classify import Classified, Rebuild, classify
 from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.commit import Commit, commit
 from stacchip_core.warehouse.diff import Diff, diff
@@ -127,12 +127,15 @@ class Warehouse:
         parts = pool.map(lambda own: batch.index_batch(self.store, name, own, settings).part, batches)
         return self.commit(name, list(parts), read_version=found.version)
 
-    def classify(self, name: str, items: Iterable[StagedItem], settings: IndexSettings) -> Classified:
+    def classify(
+        self, name: str, items: Iterable[StagedItem], settings: IndexSettings, *, rebuild: Rebuild = "none"
+    ) -> Classified:
         """Compare items with what is indexed at the same size, stride and edge; reads no pixels, writes nothing.
 
-        An item without a collection id takes that of the collection; one with another is new, with `error` set.
+        An item without a collection id takes that of the collection; one with another is new, with `error` set. With
+        `rebuild`, items that are indexed as they are count as updated: "all", or those of an old recipe ("stale").
         """
-        return classify(self._manifest(name), items, settings)
+        return classify(self._manifest(name), items, settings, rebuild=rebuild)
 
     def stage(self, items: Sequence[StagedItem]) -> str:
         """Write items down for `index_batch`, without signatures; returns the key, which is all that has to travel."""
@@ -156,6 +159,7 @@ class Warehouse:
         *,
         read_version: int,
         sources: Iterable[Mapping[str, object]] = (),
+        is_rebuilt: bool = False,
     ) -> Commit:
         """Make what batches have left the next version of a collection; nothing new, nothing is written.
 
@@ -166,6 +170,7 @@ class Warehouse:
             parts: of the batches' results.
             read_version: `Classified.version`.
             sources: where the items came from, as JSON; kept in the log.
+            is_rebuilt: items that are live as they are were made anew on purpose (`classify(rebuild=...)`), and count.
 
         Raises:
             InputError: parts of another collection or written too long ago, or a property of another type than before.
@@ -174,7 +179,7 @@ class Warehouse:
         """
         manifest = self._manifest(name)
         work = read_work(self.store, parts, read_version=read_version, sources=sources)
-        return commit(manifest, work)
+        return commit(manifest, replace(work, is_rebuilt=is_rebuilt))
 
     def remove_items(self, name: str, item_ids: Collection[str], *, reason: str) -> Commit:
         """Take items out of a collection, at every chip size that they have, and off its list of failures.

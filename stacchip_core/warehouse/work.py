@@ -33,6 +33,7 @@ class Work:
         written_at: when the oldest of it was written, by the store's clock.
         read_version: of the manifest that the run compared its items with.
         sources: where the items came from; goes into the log.
+        is_rebuilt: items that are live as they are were made anew on purpose, and are news.
     """
 
     rows: pa.Table
@@ -40,6 +41,7 @@ class Work:
     written_at: datetime | None
     read_version: int
     sources: tuple[Source, ...] = ()
+    is_rebuilt: bool = False
 
 
 def read_work(
