@@ -1,4 +1,4 @@
-"""Run a flow by hand: `python -m flows index|merge|materialize --config file.yaml [--set key=value]`.
+"""Run a flow by hand: `python -m flows index|merge|materialize|reindex|maintain --config file.yaml [--set key=value]`.
 
 Exit codes: 0 done, 1 the run failed, 2 wrong parameters, 130 interrupted.
 """
@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 the run failed, 2 wrong parameters, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +21,8 @@ from stacchip_core.errors import InputError, LookupFailedError, StacchipError
 
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
+COMMANDS = ("index", "merge", "materialize", "reindex", "maintain")
+
 Command = tuple[type[BaseModel], Callable[[Any], Any], Callable[[Any], str]]
 
 
@@ -28,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     prepare_environment(console_level="INFO" if options.verbose else "CRITICAL")
     try:
-        summary = _run(options, console)
+        outcome, summary = _run(options, console)
     except (InputError, LookupFailedError) as err:
         console.print(f"[bold red]wrong input[/] {_literal(err)}")
         return WRONG_INPUT
@@ -38,12 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted: what was committed stays, and the next run carries on from there")
         return INTERRUPTED
-    console.print(_literal(summary))
+    if options.json:
+        sys.stdout.write(f"{json.dumps(asdict(outcome), indent=2, default=str)}\n")
+    else:
+        console.print(_literal(summary))
     return 0
 
 
-def _run(options: argparse.Namespace, console: Console) -> str:
-    """Load the parameters, run the flow, and say in Markdown what it did."""
+def _run(options: argparse.Namespace, console: Console) -> tuple[Any, str]:
+    """Load the parameters, and run the flow; its outcome, and in Markdown what it did."""
     from flows.artifacts import PROGRESS_LISTENER  # not before the environment is prepared: imports Prefect
     from flows.config import load_config
 
@@ -55,33 +62,39 @@ def _run(options: argparse.Namespace, console: Console) -> str:
         start_server()
         token = PROGRESS_LISTENER.set(lambda what: shown.update(line, description=f"{options.command}: {what}"))
         try:
-            return summarize(flow(config))
+            outcome = flow(config)
+            return outcome, summarize(outcome)
         finally:
             PROGRESS_LISTENER.reset(token)
 
 
 def _command(name: str) -> Command:
     """Parameter model, flow, and the summary of its outcome."""
-    from flows.artifacts import index_summary, materialize_summary, merge_summary
+    from flows.artifacts import index_summary, maintain_summary, materialize_summary, merge_summary, reindex_summary
     from flows.index_items import IndexConfig, index_items
+    from flows.maintain import MaintainConfig, maintain
     from flows.materialize_chips import MaterializeConfig, materialize_chips
     from flows.merge_indexes import MergeConfig, merge_indexes
+    from flows.reindex_items import ReindexConfig, reindex_items
 
     commands: dict[str, Command] = {
         "index": (IndexConfig, index_items, index_summary),
         "merge": (MergeConfig, merge_indexes, merge_summary),
         "materialize": (MaterializeConfig, materialize_chips, materialize_summary),
+        "reindex": (ReindexConfig, reindex_items, reindex_summary),
+        "maintain": (MaintainConfig, maintain, maintain_summary),
     }
     return commands[name]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows", description="Run a flow by hand.")
-    parser.add_argument("command", choices=("index", "merge", "materialize"))
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file with the flow's parameters")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter: source.max_items=10"
     )
+    parser.add_argument("--json", action="store_true", help="print what it did as JSON, and nothing else on stdout")
     parser.add_argument("--verbose", action="store_true", help="show the run's log")
     return parser
 

@@ -18,11 +18,21 @@ from prefect.artifacts import (
 )
 from prefect.context import FlowRunContext
 
-from flows.results import IndexOutcome, MaterializeOutcome, MergeOutcome, Tally
+from flows.events import emit
+from flows.results import IndexOutcome, MaintainOutcome, MaterializeOutcome, MergeOutcome, ReindexOutcome, Tally
 from stacchip_core.warehouse.batch import ItemFailure
 
 PROGRESS_EVERY_SECONDS = 2.0  # of Prefect's API; a listener in this process hears of each step
 REASON_CHARACTERS = 300
+
+RETRIED = "the next run tries it again"
+# What to do about an item that failed, by the stage it failed at; what is wrong with which asset is in the reason.
+NEXT_STEP = {
+    "discover": f"see whether the catalog's file can be read; {RETRIED}",
+    "item": "mend the item in its catalog, or describe its assets in a profile: it fails until either changes",
+    "read": f"see whether the asset is there and may be read with `access`; {RETRIED}",
+    "index": "look at the run's log for the traceback, and report it with the item",
+}
 
 # Hears in words what a run is at; set by whoever runs a flow in this process and shows its progress.
 PROGRESS_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("progress", default=None)
@@ -76,19 +86,8 @@ def publish_index(key: str, outcome: IndexOutcome, pictures: Mapping[str, str]) 
         outcome: what the run did.
         pictures: title -> image as a data URI.
     """
-    rows = [
-        {
-            "collection": tally.name,
-            "version": "-" if tally.version is None else tally.version,
-            "new": tally.new,
-            "updated": tally.updated,
-            "same": tally.same,
-            "failed": tally.failed,
-            "chips": tally.chips,
-        }
-        for tally in outcome.collections
-    ]
-    _table(f"{key}-items", rows, "Items found, by collection")
+    _emit_tallies("collection.indexed", outcome)
+    _table(f"{key}-items", _tally_rows(outcome), "Items found, by collection")
     _table(
         f"{key}-failures",
         _failure_rows(outcome.failures),
@@ -97,8 +96,33 @@ def publish_index(key: str, outcome: IndexOutcome, pictures: Mapping[str, str]) 
     _publish(key, index_headline(outcome.total), index_summary(outcome), pictures)
 
 
+def publish_reindex(key: str, outcome: ReindexOutcome, pictures: Mapping[str, str]) -> None:
+    """Artifacts of indexing items once more."""
+    if not outcome.is_dry_run:
+        _emit_tallies("collection.reindexed", outcome.done)
+    _table(f"{key}-items", _tally_rows(outcome.done), "Items indexed once more")
+    failed = outcome.done.total.failed
+    _table(f"{key}-failures", _failure_rows(outcome.done.failures), f"{failed} items failed; their rows of before stay")
+    _publish(key, reindex_headline(outcome), reindex_summary(outcome), pictures)
+
+
+def publish_maintain(key: str, outcome: MaintainOutcome) -> None:
+    """Artifacts of looking after a warehouse."""
+    counts = {"problems": len(outcome.problems), "mended": len(outcome.mended), "removable": outcome.removable_files}
+    emit("warehouse.maintained", outcome.root, {**counts, "is_dry_run": outcome.is_dry_run})
+    problems = [{"where": plain(p.path), "what": plain(p.what), "what to do": plain(p.todo)} for p in outcome.problems]
+    _table(f"{key}-problems", problems, f"{len(problems)} problems")
+    would = "would be removed" if outcome.is_dry_run else "were removed"
+    files = [{"file": plain(path), "bytes": size, "what it was": why} for path, size, why in outcome.removable]
+    _table(f"{key}-files", files, f"{outcome.removable_files} files that no version needs {would}")
+    headline = f"{len(problems)} problems" if problems else "no problems"
+    _publish(key, headline, maintain_summary(outcome), {})
+
+
 def publish_merge(key: str, outcome: MergeOutcome, pictures: Mapping[str, str]) -> None:
     """Artifacts of a merge."""
+    counts = {"version": outcome.version, "items": outcome.items, "chips": outcome.chips, "is_new": outcome.changed}
+    emit("index.merged", outcome.name, counts)
     rows = [{"collection": name, "version": version} for name, version in sorted(outcome.sources.items())]
     _table(f"{key}-sources", rows, f"Collections in {outcome.name}@{outcome.version}")
     what = "a new version" if outcome.changed else "nothing was new"
@@ -107,6 +131,8 @@ def publish_merge(key: str, outcome: MergeOutcome, pictures: Mapping[str, str]) 
 
 def publish_materialize(key: str, outcome: MaterializeOutcome, pictures: Mapping[str, str]) -> None:
     """Artifacts of materializing a dataset."""
+    counts = {"chips": outcome.chips, "shards": outcome.shards, "failed": outcome.failed, "bytes": outcome.size_bytes}
+    emit("dataset.written", outcome.name, {**counts, "is_new": outcome.changed})
     _table(f"{key}-failures", _failure_rows(outcome.failures), f"{outcome.failed} chips failed")
     failed = f", {outcome.failed:,} failed" if outcome.failed else ""
     _publish(key, f"{outcome.chips:,} chips{failed}", materialize_summary(outcome), pictures)
@@ -133,6 +159,43 @@ def index_headline(total: Tally) -> str:
         return counts
     share = f"All {total.tried}" if total.failed == total.tried else f"{total.failed} of {total.tried}"
     return f"{share} items tried failed: {counts}"
+
+
+def reindex_summary(outcome: ReindexOutcome) -> str:
+    """Markdown: what indexing items once more did, or would do."""
+    head = f"**{reindex_headline(outcome)}**\n\nReason: {plain(outcome.reason)}"
+    if outcome.is_dry_run:
+        return f"{head}\n\nThis was a dry run: nothing was written. Run it again with Dry run off to do it."
+    lines = [
+        f"- `{tally.name}` version {'-' if tally.version is None else tally.version}: {tally.updated} rebuilt, "
+        f"{tally.new} at a chip size they did not have, {tally.same} left alone, {tally.failed} failed, "
+        f"{tally.chips:,} chips"
+        for tally in outcome.done.collections
+    ]
+    return "\n".join([head, "", *lines, *_failure_lines(outcome.done.failures)])
+
+
+def reindex_headline(outcome: ReindexOutcome) -> str:
+    """It in one line."""
+    sizes, total = ", ".join(outcome.grids) or "no chip size", outcome.done.total
+    todo, chosen = total.new + total.updated, f"{outcome.items:,} items at {sizes}"
+    if outcome.is_dry_run:
+        return f"{chosen}: {todo:,} would be indexed once more"
+    return f"{chosen}: {todo:,} indexed once more" + (f", {total.failed} failed" if total.failed else "")
+
+
+def maintain_summary(outcome: MaintainOutcome) -> str:
+    """Markdown: what was done for a warehouse, or would be."""
+    would = "would be " if outcome.is_dry_run else ""
+    head = f"**{len(outcome.problems) or 'No'} problems** in `{plain(outcome.root)}`"
+    checked = ", ".join(f"{count:,} {what}" for what, count in outcome.checked.items())
+    lines = [f"- checked: {checked}"] if checked else []
+    lines += [f"- {plain(str(problem))}: {plain(problem.todo)}" for problem in outcome.problems[:20]]
+    lines += [f"- {would}mended: {plain(one)}" for one in outcome.mended[:20]]
+    lines += [f"- {would}expired: {count} versions of `{name}`" for name, count in outcome.expired.items()]
+    size = f"{outcome.removable_bytes / 1e6:,.1f} MB"
+    lines += [f"- {would}removed: {outcome.removable_files:,} files, {size}"] if outcome.removable_files else []
+    return "\n".join([head, "", *lines])
 
 
 def merge_summary(outcome: MergeOutcome) -> str:
@@ -166,8 +229,31 @@ def safe_key(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "run"
 
 
+def _tally_rows(outcome: IndexOutcome) -> list[dict[str, Any]]:
+    return [
+        {
+            "collection": tally.name,
+            "version": "-" if tally.version is None else tally.version,
+            "new": tally.new,
+            "updated": tally.updated,
+            "same": tally.same,
+            "failed": tally.failed,
+            "chips": tally.chips,
+        }
+        for tally in outcome.collections
+    ]
+
+
+def _emit_tallies(what: str, outcome: IndexOutcome) -> None:
+    """One event for each collection, of what was done in it."""
+    for tally in outcome.collections:
+        counts = {name: getattr(tally, name) for name in ("version", "new", "updated", "same", "failed", "chips")}
+        emit(what, tally.name, counts)
+
+
 def _failure_rows(failures: Sequence[ItemFailure]) -> list[dict[str, Any]]:
-    return [{"item": plain(f.item), "stage": f.stage, "reason": plain(f.reason)} for f in failures]
+    rows = [{"item": plain(f.item), "stage": f.stage, "reason": plain(f.reason)} for f in failures]
+    return [{**row, "next step": NEXT_STEP.get(row["stage"], RETRIED)} for row in rows]
 
 
 def _failure_lines(failures: Sequence[ItemFailure]) -> list[str]:

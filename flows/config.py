@@ -36,18 +36,39 @@ class WarehouseConfig(BaseModel):
 def load_config(model: type[M], path: str | Path, overrides: Sequence[str] = ()) -> M:
     """Parameters from a YAML file, with `key.key=value` overrides (the value read as YAML).
 
+    What a file says about its deployment (`deploy:`) is left aside.
+
     Raises:
         InputError: names the file, each wrong key, and what was found.
     """
     file = Path(path)
+    data = {key: value for key, value in load_yaml(file).items() if key != "deploy"}
+    for override in overrides:
+        data = _overridden(data, override)
+    return validated(model, data, file)
+
+
+def load_yaml(file: Path) -> Mapping[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        InputError: names the file, and what was found.
+    """
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, *_NOT_YAML) as err:
         raise InputError(f"{file}: {' '.join(str(err).split())}") from err
     if not isinstance(data, dict):
         raise InputError(f"{file}: expected keys and values, found {type(data).__name__}")
-    for override in overrides:
-        data = _overridden(data, override)
+    return data
+
+
+def validated(model: type[M], data: object, file: Path) -> M:
+    """A model of what a file holds.
+
+    Raises:
+        InputError: names the file, each wrong key, and what was found.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as err:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import flow
-from prefect.futures import PrefectConcurrentFuture
-from prefect.task_runners import TaskRunner
 from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.artifacts import Progress, publish_index, tell
 from flows.config import WarehouseConfig
+from flows.overlap import Overlap, alone
 from flows.pictures import drawn, index_pictures
 from flows.results import FRESH_KEPT, IndexOutcome, Tally
+from flows.runner import AnyRunner, Runner, task_runner
 from flows.tasks import (
     StagedPage,
     commit_parts,
@@ -24,7 +24,6 @@ from flows.tasks import (
     run_all,
     run_logger,
     stage_items,
-    task_runner,
 )
 from stacchip_core import IndexSettings, Storage
 from stacchip_core.chips.spec import NAME_PATTERN
@@ -83,6 +82,12 @@ class IndexConfig(BaseModel):
         8, title="Items per task", description="Aim at 20 to 30 seconds of work for a task.", ge=1, le=500
     )
     max_workers: int = Field(4, title="Tasks at a time", description="Threads of this process.", ge=1, le=64)
+    runner: Runner = Field(Runner(), title="Task runner", description="Where tasks run: threads, or a Dask cluster.")
+    overlap: Overlap = Field(
+        "wait",
+        title="Overlap",
+        description="While another run is at work on the collection: wait for its end, or give up.",
+    )
     max_failed_share: float = Field(
         0.5,
         title="Most failures",
@@ -120,7 +125,7 @@ class _Run:
 
     config: IndexConfig
     settings: IndexSettings
-    runner: TaskRunner[PrefectConcurrentFuture[Any]]
+    runner: AnyRunner
     progress: Progress
 
 
@@ -134,7 +139,7 @@ def index_items(config: IndexConfig) -> IndexOutcome:
     open_warehouse(config.warehouse)
     progress = Progress(f"index-{config.title}-progress", "Indexing")
     settings, outcome = config.settings(), IndexOutcome()
-    with task_runner(config.max_workers) as runner:
+    with alone(config.title, config.overlap), task_runner(config.max_workers, config.runner) as runner:
         run = _Run(config, settings, runner, progress)
         tell("looking for items")
         for page in discover(config.source):

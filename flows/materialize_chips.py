@@ -9,13 +9,13 @@ from flows.artifacts import Progress, publish_materialize, tell
 from flows.config import WarehouseConfig
 from flows.pictures import dataset_pictures, drawn
 from flows.results import MaterializeOutcome
+from flows.runner import Runner, task_runner
 from flows.tasks import (
     DatasetAccess,
     finish_dataset,
     prepare_dataset,
     run_all,
     run_logger,
-    task_runner,
     write_one_shard,
 )
 from stacchip_core import ChipSpec, Storage
@@ -37,6 +37,7 @@ class MaterializeConfig(BaseModel):
         (), title="Local folders", description="Folders below which local assets may be read."
     )
     max_workers: int = Field(2, title="Shards at a time", description="Threads of this process.", ge=1, le=64)
+    runner: Runner = Field(Runner(), title="Task runner", description="Where tasks run: threads, or a Dask cluster.")
     pictures: bool = Field(True, title="Pictures", description="Leave a contact sheet.")
 
 
@@ -64,7 +65,7 @@ def _write_shards(config: MaterializeConfig, access: DatasetAccess, count: int) 
     progress = Progress(f"dataset-{config.spec.name}-progress", "Cutting chips")
     progress(0, count, "shards")
     arguments = [{"access": access, "dataset": config.spec.name, "number": n} for n in range(count)]
-    with task_runner(config.max_workers) as runner:
+    with task_runner(config.max_workers, config.runner) as runner:
         results = run_all(runner, write_one_shard, arguments, lambda done: progress(done, count, "shards"))
     for result in results:
         if isinstance(result, StacchipError):

