@@ -16,10 +16,10 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report docs lint check test campaign bench lock clean
+.PHONY: help setup demo report docs lint check test campaign bench lock clean deploy deploy-local deploy-local-stop test-ops
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 setup: $(STAMP) ## Create .venv with the pinned packages and this project
 
@@ -50,17 +50,31 @@ docs: $(STAMP) ## Build the documentation site, strictly and without network, in
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "open .cache/site/index.html"
 
+ENVIRONMENT ?= local
+
+deploy: $(STAMP) ## Set up and deploy ENVIRONMENT (local, staging, production) on the server of PREFECT_API_URL
+	STACCHIP_ENVIRONMENT=$(ENVIRONMENT) $(BIN)/python -m deployments.setup
+
+deploy-local: $(STAMP) ## Prefect's server, a worker and all deployments on this machine; Ctrl-C ends them
+	$(BIN)/python -m deployments.local
+
+deploy-local-stop: $(STAMP) ## End what deploy-local started
+	$(BIN)/python -m deployments.local --stop
+
 lint: $(STAMP) ## Lint, format check and strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 check: lint ## Lint, types and unit tests without servers: the inner loop, at most 3 minutes
-	$(BIN)/pytest -q -n auto -m "not server and not slow and not benchmark"
+	$(BIN)/pytest -q -n auto -m "not server and not slow and not benchmark and not ops"
 
 test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
-	$(BIN)/pytest -q -n auto -m "not server and not benchmark"
-	$(BIN)/pytest -q -m "server and not benchmark"
+	$(BIN)/pytest -q -n auto -m "not server and not benchmark and not ops"
+	$(BIN)/pytest -q -m "server and not benchmark and not ops"
+
+test-ops: $(STAMP) ## Kill workers, overlap runs, press buttons under load, on PostgreSQL too: some ten minutes
+	$(BIN)/pytest -q -p no:cacheprovider -m "ops" tests/ops
 
 campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; figures go into docs/reliability.md
 	@command -v radosgw >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends \
@@ -85,5 +99,5 @@ lock: $(STAMP) ## Pin the newest releases that pyproject.toml allows into constr
 	  --generate-hashes --no-emit-index-url --no-header --upgrade --quiet -o constraints.txt
 
 clean: ## Remove the environment, caches and the demo's files
-	rm -rf $(VENV) .demo .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .demo .local .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find flows stacchip_core tests -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,124 @@
+"""An installation as people have it: server, worker, deployments; what runs by itself, by hand and by the form."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.overlap import slot_of
+from stacchip_core import Warehouse
+from tests.data import REPO
+from tests.prefect_stack import Installation, Prefect, stack
+from tests.scenes import Item, landsat_l2_scene, sentinel2_scene, write_catalog
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+MANY = 40  # items of the collection that takes a while
+SLOW = {"chip_size": 96, "pictures": False, "batch_items": 1, "max_workers": 1}
+
+
+def many(scene: Item, count: int) -> list[Item]:
+    """Items of different ids that share their pixels."""
+    found = []
+    for number in range(count):
+        one = copy.deepcopy(scene)
+        one["id"] = f"{scene['id']}_{number:04}"
+        found.append(one)
+    return found
+
+
+def collection(folder: Path, name: str, items: list[Item], **more: Any) -> dict[str, Any]:
+    """Parameters of a collection with a catalog of its own."""
+    return {**SLOW, "source": {"url": str(write_catalog(folder, items))}, "name": name, **more}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A collection that takes a while, one that is quick, and one that runs every minute."""
+    root = tmp_path_factory.mktemp("installed")
+    slow = collection(root / "slow", "slow", many(sentinel2_scene(root / "slow"), MANY))
+    quick = collection(root / "quick", "quick", [landsat_l2_scene(root / "quick")], pictures=True)
+    often = collection(root / "often", "often", [sentinel2_scene(root / "often")], deploy={"cron": "* * * * *"})
+    collections = {"slow": slow, "quick": quick, "often": often}
+    return Installation(root / "deployments", str(root / "w"), collections, {"all": {"name": "all"}})
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory, installed: Installation) -> Iterator[Prefect]:
+    with stack(tmp_path_factory.mktemp("prefect"), installed) as running:
+        yield running
+
+
+def by_hand(prefect: Prefect, installed: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A run of `slow` started in a shell on the same server."""
+    config = installed.folder / "collections" / "slow.yaml"
+    command = [sys.executable, "-m", "flows", "index", "--config", str(config), *arguments]
+    return subprocess.run(
+        command, cwd=REPO, env=prefect.place.environment, capture_output=True, text=True, check=False, timeout=600
+    )
+
+
+def test_one_run_of_a_collection_at_a_time_however_it_is_started(prefect: Prefect, installed: Installation) -> None:
+    first = prefect.press("index-items/slow")
+    prefect.wait_until(first, ["Running"])
+    second, other = prefect.press("index-items/slow"), prefect.press("index-items/quick")
+    prefect.wait_until(second, ["AwaitingConcurrencySlot"])
+    assert prefect.ending(other) == "COMPLETED"  # another collection is indexed beside it
+    assert prefect.state(first)["type"] == "RUNNING"
+    refused = by_hand(prefect, installed, "--set", "overlap=refuse")
+    assert (refused.returncode, "another run is at work on it" in refused.stderr) == (1, True), refused.stderr
+    assert prefect.state(first)["type"] == "RUNNING", "the run that it was refused for had ended: no overlap"
+    waited = by_hand(prefect, installed, "--json")
+    assert waited.returncode == 0, waited.stderr
+    assert '"version"' in waited.stdout
+    assert [prefect.ending(run) for run in (first, second)] == ["COMPLETED", "COMPLETED"]
+    version = Warehouse(installed.warehouse).collection("slow")
+    assert (version.version, version.entry.totals.items) == (1, MANY)  # the others found nothing new
+    limit = prefect.ask("GET", f"/v2/concurrency_limits/{slot_of('slow')}")
+    assert (limit["limit"], limit["active_slots"]) == (1, 0)
+
+
+def test_the_schedule_fires(prefect: Prefect) -> None:
+    deadline = time.monotonic() + 300
+    while not (found := [run for run in prefect.runs("index-items", ["COMPLETED"]) if run["auto_scheduled"]]):
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert "AUTO" in str(found[0]["created_by"]) or found[0]["auto_scheduled"]
+
+
+def test_the_form_refuses_mistakes_and_a_merge_follows_what_it_takes(prefect: Prefect, installed: Installation) -> None:
+    prefect.ending(prefect.press("index-items/quick"))
+    asked = {"collection": "quick", "which": "everything", "reason": "the rules have changed", "dry_run": False}
+    before = len(prefect.runs("reindex-items"))
+    for wrong in ({"reason": "no"}, {"collection": "unknown"}, {"which": "items"}, {"chip_sizes": [1]}, {"size": 3}):
+        answer = prefect.request("reindex-items/reindex", {"config": {**asked, **wrong}})
+        assert answer.status_code == 409, (wrong, answer.text)
+    assert len(prefect.runs("reindex-items")) == before
+
+    warehouse = Warehouse(installed.warehouse)
+    version = warehouse.collection("quick").version
+    run = prefect.press("reindex-items/reindex", {"config": asked})
+    assert prefect.ending(run) == "COMPLETED"
+    assert warehouse.collection("quick").version == version + 1
+    deadline = time.monotonic() + 300
+    while not _is_merged(warehouse, version + 1):
+        assert time.monotonic() < deadline, [run["state"] for run in prefect.runs("merge-indexes")]
+        time.sleep(1)
+    shown = {one["key"]: str(one["data"]) for one in prefect.artifacts(run)}
+    assert "the rules have changed" in shown["reindex-quick"]
+    assert "data:image/" in shown["reindex-quick"]
+    assert any("chips" in line for line in prefect.logs(run))
+
+
+def _is_merged(warehouse: Warehouse, version: int) -> bool:
+    if "all" not in warehouse.combined_names():
+        return False
+    merged = {str(source["collection"]): source["version"] for source in warehouse.combined("all").sources}
+    return merged.get("quick") == version
