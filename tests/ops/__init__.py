@@ -1,0 +1,1 @@
+"""Minutes of operation: killed workers, clusters, load. `make test-ops` runs them."""
