@@ -49,6 +49,19 @@ def postgres(scheme: str = "postgresql", database: str = "prefect") -> Iterator[
         shutil.rmtree(root, ignore_errors=True)
 
 
+@contextmanager
+def database() -> Iterator[str]:
+    """URL of a database for Prefect: PostgreSQL's, or "" (SQLite) where that is not installed.
+
+    While runs go on, SQLite refuses buttons that are pressed, with 503: see docs/operations.md.
+    """
+    if binaries() is None:
+        yield ""
+        return
+    with postgres("postgresql+asyncpg") as url:
+        yield url
+
+
 def _run(root: Path, program: Path, *arguments: str, check: bool = True) -> None:
     """Run a program, as the user that a server may run as: never root."""
     user = ["runuser", "-u", "postgres", "--"] if getpass.getuser() == "root" else []

@@ -98,8 +98,13 @@ class Prefect:
         return self.send("POST", f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)
 
     def press(self, name: str, parameters: Yaml | None = None) -> str:
-        """Start a run of a deployment; its id."""
+        """Start a run of a deployment; its id. Where SQLite is too busy, press again, as people do."""
         answer = self.request(name, parameters)
+        for _ in range(30):
+            if answer.status_code != 503:
+                break
+            time.sleep(2)
+            answer = self.request(name, parameters)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 

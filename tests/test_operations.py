@@ -15,6 +15,7 @@ import pytest
 from flows.overlap import slot_of
 from stacchip_core import Warehouse
 from tests.data import REPO
+from tests.postgres import database
 from tests.prefect_stack import Installation, Prefect, stack
 from tests.scenes import Item, landsat_l2_scene, sentinel2_scene, write_catalog
 
@@ -52,7 +53,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory, installed: Installation) -> Iterator[Prefect]:
-    with stack(tmp_path_factory.mktemp("prefect"), installed) as running:
+    with database() as url, stack(tmp_path_factory.mktemp("prefect"), installed, database=url) as running:
         yield running
 
 

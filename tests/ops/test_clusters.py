@@ -16,6 +16,7 @@ import yaml
 from deployments.processes import Place, free_port
 from stacchip_core import Warehouse
 from tests.data import REPO
+from tests.postgres import database
 from tests.prefect_stack import Installation, Prefect, stack
 from tests.scenes import landsat_l2_scene, sentinel2_scene
 from tests.test_operations import collection, many
@@ -98,7 +99,7 @@ def _contents(root: Path) -> dict[str, Any]:
 
 def test_threads_a_cluster_and_two_workers_give_the_same(tmp_path: Path) -> None:
     ways = {name: _installation(tmp_path / name, tmp_path / "scenes") for name in ("threads", "dask", "local", "pool")}
-    with stack(tmp_path / "prefect", ways["pool"], workers=0) as prefect:
+    with database() as url, stack(tmp_path / "prefect", ways["pool"], database=url, workers=0) as prefect:
         for number in range(2):
             prefect.start_worker(f"worker-{number}")
         _on_a_pool(prefect)

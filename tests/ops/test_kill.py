@@ -9,6 +9,7 @@ import pytest
 
 from flows.overlap import slot_of
 from stacchip_core import Warehouse
+from tests.postgres import database
 from tests.prefect_stack import Installation, Prefect, stack
 from tests.scenes import sentinel2_scene
 from tests.test_operations import collection, many
@@ -23,7 +24,7 @@ def test_a_killed_run_is_marked_its_slot_is_free_and_the_next_one_finishes(tmp_p
     items = many(sentinel2_scene(tmp_path / "scenes"), ITEMS)
     slow = collection(tmp_path / "scenes", "slow", items)
     installed = Installation(tmp_path / "deployments", str(tmp_path / "w"), {"slow": slow})
-    with stack(tmp_path / "prefect", installed) as prefect:
+    with database() as url, stack(tmp_path / "prefect", installed, database=url) as prefect:
         killed = prefect.press("index-items/slow")
         _wait_for_tasks(prefect, killed, 10)
         worker = prefect.place.running[-1]
