@@ -31,6 +31,10 @@ from __future__ import annotations
 class StacchipError(Exception):
     """Base of all errors raised by stacchip-core."""
 
+    def __init__(self, *args: object, rule: str = "") -> None:
+        """Take a message, and the name of the rule that refuses something; the message then ends in it."""
+        super().__init__(*args[:-1], f"{args[-1]} (rule: {rule})") if rule and args else super().__init__(*args)
+
     def __str__(self) -> str:
         """Return the message as written (`KeyError` would show it quoted)."""
         return " ".join(str(arg) for arg in self.args)

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import rasterio
 
 from stacchip_core.errors import HrefRefusedError, InputError, ReadError, TransientReadError
-from stacchip_core.sources import cog
+from stacchip_core.sources import remote as remote_module
 from stacchip_core.sources.access import Storage
-from stacchip_core.sources.cog import RasterRef, check_resampling, encode_png, open_raster, read_header
+from stacchip_core.sources.cog import RasterRef, check_resampling, encode_png, open_raster, opening, read_header
+from stacchip_core.sources.connections import Patience
 from stacchip_core.sources.raster import Window
 from tests.data import RASTERS, needs_shared_data
 from tests.file_server import FileServer, serve
@@ -43,8 +45,7 @@ def server(root: Path) -> Iterator[FileServer]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on servers at once."""
-    for name, value in {"GDAL_HTTP_TIMEOUT": "1", "GDAL_HTTP_MAX_RETRY": "0"}.items():
-        monkeypatch.setitem(cog._OPTIONS, name, value)
+    monkeypatch.setattr(remote_module, "PATIENCE", Patience(silence_s=1, total_s=2, retries=0))
 
 
 def local(root: Path, name: str = "a.tif", **more: Any) -> RasterRef:
@@ -52,7 +53,7 @@ def local(root: Path, name: str = "a.tif", **more: Any) -> RasterRef:
 
 
 def remote(server: FileServer, name: str = "a.tif", **more: Any) -> RasterRef:
-    return RasterRef(f"{server.url}/{name}", "scene-1", "red", **more)
+    return RasterRef(f"{server.url}/{name}", "scene-1", "red", host=urlsplit(server.url).netloc, **more)
 
 
 def test_pixels_and_header_are_those_of_the_file(root: Path) -> None:
@@ -163,7 +164,7 @@ def test_missing_files_are_named_without_their_folder(root: Path) -> None:
 def test_blocks_that_would_fill_the_memory_are_refused_before_they_are_read(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cog, "MAX_BLOCK_BYTES", 256 * 256 * 2)
+    monkeypatch.setattr(opening, "MAX_BLOCK_BYTES", 256 * 256 * 2)
     assert read_header(local(root)).block_shape == (256, 256)
     write_cog(root / "rgb.tif", np.ones((3, 600, 600), np.uint16), GRID, layout=Layout(interleave="pixel"))
     with pytest.raises(ReadError, match=r"one block of 256 x 256 pixels is .* MiB decoded.*Cloud Optimized"):
@@ -270,7 +271,7 @@ def test_a_server_that_is_slow_or_gone_is_transient(server: FileServer) -> None:
         open_raster(remote(server))
     assert time.monotonic() - begin < 4
     with pytest.raises(TransientReadError):
-        open_raster(RasterRef("http://127.0.0.1:9/x.tif", "scene-1", "red"))
+        open_raster(RasterRef("http://127.0.0.1:9/x.tif", "scene-1", "red", host="127.0.0.1:9"))
 
 
 @pytest.mark.usefixtures("quick")

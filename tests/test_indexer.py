@@ -40,6 +40,9 @@ def item(tmp_path: Path) -> dict[str, Any]:
     return scenes.sentinel2_scene(tmp_path)
 
 
+HERE = Storage(hosts=("127.0.0.1",))
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FileServer]:
     with serve(tmp_path) as running:
@@ -150,9 +153,9 @@ MINE = {"name": "t", "reference": "red", "bands": [{"name": "red", "asset": "red
 
 def test_only_the_mask_is_read_where_the_item_has_the_grid(tmp_path: Path, server: FileServer) -> None:
     item = on_server(scenes.sentinel2_scene(tmp_path), tmp_path, server)
-    Indexer(item, chip_size=100).create_index()
+    Indexer(item, chip_size=100, storage=HERE).create_index()
     assert server.paths() == [f"/{item['id']}/scl.tif"]
-    Indexer(item, chip_size=100, grid="asset").create_index()
+    Indexer(item, chip_size=100, grid="asset", storage=HERE).create_index()
     assert sorted(server.paths()) == [f"/{item['id']}/{name}.tif" for name in ("red", "scl")]
     Indexer(item, profile=parse_profile(MINE, "t")).create_index()
     assert server.paths() == [], "the item says it all, and the rule reads nothing"
@@ -160,7 +163,7 @@ def test_only_the_mask_is_read_where_the_item_has_the_grid(tmp_path: Path, serve
 
 def test_the_fraction_of_a_file_that_is_needed_is_all_that_is_asked_for(tmp_path: Path, server: FileServer) -> None:
     item = on_server(scenes.sentinel1_scene(tmp_path), tmp_path, server)
-    Indexer(item, chip_size=100).create_index()
+    Indexer(item, chip_size=100, storage=HERE).create_index()
     assert server.paths() == [f"/{item['id']}/vv.tif"]
 
 

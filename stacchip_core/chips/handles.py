@@ -21,6 +21,7 @@ def ref_of(scene: Scene, asset: SceneAsset, storage: Storage, local_roots: tuple
         *(asset.href, scene.item_id, asset.key, asset.media_type, storage, local_roots),
         nodata=asset.nodata,
         layers=len(asset.layers),
+        host=scene.host,
     )
 
 

@@ -259,6 +259,7 @@ class Indexer:
             *(asset.href, self.scene.item_id, asset.key, asset.media_type, self.settings.storage, self._roots),
             nodata=asset.nodata,
             layers=len(asset.layers),
+            host=self.scene.host,
         )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from stacchip_core.errors import HrefRefusedError, InputError, ReadError
+from stacchip_core.sources.gate import Gate, origin_of
 from stacchip_core.sources.validation import numbered
 
 REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
@@ -43,6 +44,18 @@ class Storage(BaseModel):
     requester_pays: bool = Field(
         False, title="Requester pays", description="Agree to pay for requests on requester-pays buckets."
     )
+
+    hosts: tuple[str, ...] = Field(
+        (),
+        title="Hosts",
+        description="Hosts whose files may be read: data.example.org, *.example.org, 10.0.0.5:8080; none: all on "
+        "public addresses. Hosts on private networks, and those that servers redirect to, must be named.",
+    )
+
+    def gate(self, *own: str) -> Gate:
+        """The hosts that may be asked: those named, the endpoint, and `own` (each `host:port`, or empty)."""
+        endpoint = (origin_of(self.endpoint).netloc,) if self.endpoint and is_remote(self.endpoint) else ()
+        return Gate(self.hosts, tuple(dict.fromkeys(host for host in (*endpoint, *own) if host)))
 
     def fsspec_options(self, protocol: str) -> dict[str, object]:
         """Keyword arguments for `fsspec.filesystem(protocol)`."""

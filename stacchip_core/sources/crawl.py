@@ -11,6 +11,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from stacchip_core.errors import HrefRefusedError, InputError, InvalidItemError, ReadError, StacchipError
 from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.gate import host_of
 from stacchip_core.sources.item import StagedItem, checked, read_json
 from stacchip_core.sources.source import local_path
 
@@ -199,7 +200,7 @@ def checked_item(feature: object, name: str, base: str) -> StagedItem:
         found = feature.get("type") if isinstance(feature, dict) else type(feature).__name__
         return unreadable(name, ReadError(f"{name}: expected a STAC item (type Feature), found {found!r}"))
     try:
-        return StagedItem(checked(feature, name), base)
+        return StagedItem(checked(feature, name), base, host=host_of(base))
     except InvalidItemError as err:
         return unreadable(name, err, _text(feature.get("collection")))
 

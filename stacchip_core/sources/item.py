@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from stacchip_core.errors import InputError, InvalidItemError, ReadError, TransientReadError
 from stacchip_core.sources.access import is_remote, unsigned_href
+from stacchip_core.sources.gate import host_of
 
 JSON = dict[str, Any]
 
@@ -45,20 +46,23 @@ class StagedItem:
         item: the item's JSON; where it could not be read, {"id": what it was found as}.
         base: URL it was read from, or its folder relative to a local root, in posix form ("" = the root itself).
         error: why discovery could not read it, if so.
+        host: `host:port` that it was read from, by us; its files there may be read, whatever the host's address.
     """
 
     item: JSON
     base: str = ""
     error: str | None = None
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ItemSource:
-    """An item as a user gave it, and the local folders that it may read from."""
+    """An item as a user gave it, the local folders that it may read from, and the host that it was read from by us."""
 
     item: JSON
     base: str = ""
     local_roots: tuple[str, ...] = ()
+    host: str = ""
 
 
 def read_item(item: StacObject | Mapping[str, Any] | str | Path, local_roots: tuple[str, ...] = ()) -> ItemSource:
@@ -76,7 +80,7 @@ def read_item(item: StacObject | Mapping[str, Any] | str | Path, local_roots: tu
         return _read_local_item(Path(item), local_roots)
     if isinstance(item, str):
         base = unsigned_href(item)
-        return ItemSource(checked(read_json(item), base), base, local_roots)
+        return ItemSource(checked(read_json(item), base), base, local_roots, host_of(base))
     if not isinstance(item, Mapping):
         if not hasattr(item, "to_dict"):
             kind = type(item).__name__

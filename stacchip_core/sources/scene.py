@@ -58,6 +58,7 @@ class Scene:
         grid: the reference grid, or None until the reference asset's header has been read.
         reference: the band that gives the grid.
         properties: the profile's properties, in its order; None where the item lacks one.
+        host: `host:port` that the item was read from; its files there may be read, whatever the host's address.
     """
 
     item_id: str
@@ -71,6 +72,7 @@ class Scene:
     assets: tuple[SceneAsset, ...]
     qa_asset: SceneAsset | None
     properties: Mapping[str, Any]
+    host: str = ""
 
     @property
     def key(self) -> str:
@@ -200,6 +202,7 @@ def _build(source: ItemSource, profile: CollectionProfile, grid: str) -> Scene:
         assets=tuple(replace(asset, grid=declared) if asset is reference else asset for asset in assets),
         qa_asset=_qa_asset(source, profile),
         properties={prop.name: _typed(properties.get(prop.name), prop.type) for prop in profile.properties},
+        host=source.host,
     )
 
 

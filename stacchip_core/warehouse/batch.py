@@ -152,9 +152,8 @@ def index_item(staged: StagedItem, settings: IndexSettings) -> Indexed:
         stage = "item" if "type" in item else "discover"
         return Indexed(_failed(state, stage, staged.error), item, base=staged.base)
     try:
-        index = Indexer.from_settings(
-            ItemSource(staged.item, staged.base, settings.local_roots), settings
-        ).create_index()
+        source = ItemSource(staged.item, staged.base, settings.local_roots, staged.host)
+        index = Indexer.from_settings(source, settings).create_index()
     except StacchipError as err:
         return Indexed(
             _failed(state, _stage_of(err), str(err), isinstance(err, TransientError)), item, base=staged.base

@@ -127,7 +127,7 @@ def _read(item: Item, roots: tuple[str, ...]) -> Found:
     except Exception as err:  # what an object of another library raises when it is asked for its JSON
         logger.exception("an item could not be read")
         return Found(StagedItem(_remains_of(item), error=f"{type(err).__name__}: {err}"), roots)
-    return Found(StagedItem(source.item, source.base), source.local_roots)
+    return Found(StagedItem(source.item, source.base, host=source.host), source.local_roots)
 
 
 def _remains_of(item: Item) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""Opening a raster: through the gate, by the drivers that open only what they are given, no larger than can be read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextvars import copy_context
+from io import BytesIO, RawIOBase
+from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import numpy as np
+import rasterio
+
+from stacchip_core.errors import HrefRefusedError, ReadError
+from stacchip_core.sources.access import is_remote, locate
+from stacchip_core.sources.cog.failures import errors_of
+from stacchip_core.sources.cog.reading import Opened, Raster, numpy_dtype
+from stacchip_core.sources.cog.reference import Header, RasterRef
+from stacchip_core.sources.ranges import RangeReader
+from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE
+from stacchip_core.sources.remote import RemoteFile
+
+# One block is decoded whole, whatever window is asked for: a 29 984 px deflate tile cost 947 MiB for 10 x 40 pixels.
+MAX_BLOCK_BYTES = 256 * 2**20
+
+_numbers = itertools.count()
+
+
+def open_raster(ref: RasterRef) -> Raster:
+    """Open a GeoTIFF (or, by media type or name, a JPEG 2000).
+
+    Only those two drivers are tried: others read local files or call other hosts for whoever names a file .tif. Bytes
+    of https and http come through our own reader, so that GDAL never sees the URL; where the environment names a proxy
+    for the host, and for s3, gs and az, GDAL's own network reader asks.
+
+    Raises:
+        HrefRefusedError: the href may not be read.
+        ReadError: missing, truncated, not a raster, or made of blocks too large to decode; TransientReadError where the
+            network was at fault.
+    """
+    try:
+        href = locate(ref.href, ref.local_roots)
+        reader = _reader(ref, href)
+        path = f"ranges/{next(_numbers)}/image" if reader else gdal_path(href)
+    except (HrefRefusedError, ReadError) as err:
+        raise type(err)(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
+    with rasterio.Env(**ref.gdal_options()), errors_of(ref, reader):
+        if reader is not None:
+            reader.load_header()
+        context = copy_context()
+        dataset = context.run(_open, path, "JP2OpenJPEG" if _is_jp2(ref) else "GTiff", reader)
+        raster = Raster(ref, Opened(dataset, context, reader))
+    if problem := _size_problem(raster.header, dataset.interleaving):
+        raster.close()
+        raise ReadError(f"{ref}: {problem}")
+    return raster
+
+
+def read_header(ref: RasterRef) -> Header:
+    """Header of a raster."""
+    with open_raster(ref) as raster:
+        return raster.header
+
+
+def gdal_version() -> str:
+    """Version of the GDAL that rasterio was built with."""
+    return str(rasterio.__gdal_version__)
+
+
+def gdal_path(href: str) -> str:
+    """What GDAL calls a gated href."""
+    if not is_remote(href):
+        return href
+    parts = urlsplit(href)
+    if parts.scheme in ("http", "https"):
+        return f"/vsicurl/{href}"
+    prefix = {"s3": "vsis3", "gs": "vsigs", "az": "vsiaz"}[parts.scheme]
+    path = quote(parts.path, safe="/%") if "%" in parts.path else parts.path
+    return f"/{prefix}/{parts.netloc}{path}"
+
+
+def _reader(ref: RasterRef, href: str) -> RangeReader | None:
+    """Who reads the bytes of a gated href; None: GDAL."""
+    parts = urlsplit(href)
+    if not is_remote(href) or parts.scheme not in ("http", "https"):
+        return None
+    gate = ref.gate
+    origin = gate.check(href)
+    if parts.scheme in getproxies() and not proxy_bypass(origin.host):
+        return None
+    return RangeReader(RemoteFile(href, gate))
+
+
+def _open(path: str, driver: str, reader: RangeReader | None) -> Any:
+    if reader is None:
+        return rasterio.open(path, driver=driver, sharing=False)
+    return rasterio.open(path, driver=driver, sharing=False, opener=_opener(reader))
+
+
+def _opener(reader: RangeReader) -> Callable[..., RawIOBase | BytesIO]:
+    """What rasterio opens files with; the first call, for a file named "test", is only to see that it can."""
+
+    def opened(path: str, mode: str = "rb") -> RawIOBase | BytesIO:
+        return BytesIO() if path == "test" else reader
+
+    return opened
+
+
+def _is_jp2(ref: RasterRef) -> bool:
+    return "jp2" in (ref.media_type or "") or urlsplit(ref.href).path.lower().endswith(".jp2")
+
+
+def _size_problem(header: Header, interleaving: object) -> str | None:
+    """Why a raster is too large to touch, if it is."""
+    if max(header.height, header.width) > MAX_SIDE or header.height * header.width > MAX_PIXELS:
+        return f"{header.height} x {header.width} pixels are more than any scene has"
+    height, width = header.block_shape
+    layers = header.layers if "pixel" in str(interleaving).lower() else 1
+    size = height * width * layers * np.dtype(numpy_dtype(header.dtype)).itemsize
+    if size <= MAX_BLOCK_BYTES:
+        return None
+    return (
+        f"one block of {height} x {width} pixels is {size / 2**20:.0f} MiB decoded, more than the "
+        f"{MAX_BLOCK_BYTES // 2**20} MiB allowed; rewrite it as a Cloud Optimized GeoTIFF"
+    )

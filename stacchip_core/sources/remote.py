@@ -1,0 +1,207 @@
+"""A file on an http(s) server, read by ranges: signed, followed, retried, and checked to be the bytes asked for."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin
+
+from stacchip_core.errors import ReadError, TransientReadError
+from stacchip_core.sources.connections import Answer, Deadline, Patience, Request, ask
+from stacchip_core.sources.gate import Gate, Origin
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = Patience()
+MAX_HOPS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_NO_RANGE = re.compile(r"bytes \*/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A URL ready to be asked for, and headers that go with it; never stored, logged or shown."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+# Signs a URL just before it is asked for; True: the last signature was refused, make a new one.
+Sign = Callable[[str, bool], Signed]
+
+
+def unsigned(url: str, _renew: bool = False) -> Signed:
+    """The URL as it is."""
+    return Signed(url)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Requests sent, and bytes of body received."""
+
+    requests: int = 0
+    received: int = 0
+
+
+class _BusyError(TransientReadError):
+    """The server says when to come back."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class RemoteFile:
+    """One file on one server; any number of threads may read it at once.
+
+    All its bytes are of one version of the file: its length and ETag are remembered from the first answer.
+    """
+
+    def __init__(self, href: str, gate: Gate, sign: Sign = unsigned) -> None:
+        """Say what will be read; nothing is asked yet.
+
+        Raises:
+            HrefRefusedError: the gate refuses its host.
+        """
+        self._href = href
+        self._gate = gate
+        self._sign = sign
+        self._origin = gate.check(href)
+        self._lock = threading.Lock()
+        self._version: tuple[int, str | None] | None = None
+        self._traffic = Traffic()
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the file; None before the first answer."""
+        return self._version[0] if self._version else None
+
+    @property
+    def traffic(self) -> Traffic:
+        """Requests and bytes so far."""
+        return self._traffic
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), or fewer where the file ends; 4xx and 5xx are told apart by what may help.
+
+        Raises:
+            HrefRefusedError: a redirect or an address that may not be followed.
+            TransientReadError: the network or the server failed, after retries.
+            ReadError: not there, forbidden, empty, no range requests, or replaced since the first answer.
+        """
+        deadline = Deadline(PATIENCE)
+        for wait in _waits(PATIENCE):
+            try:
+                return self._checked(self._answer(start, stop, deadline), start, stop)
+            except TransientReadError as err:
+                pause = max(wait, err.wait_s) if isinstance(err, _BusyError) else wait
+                if wait < 0 or pause >= _left(deadline):
+                    raise
+                logger.debug("host %s: %s; again in %.1f s", self._origin.host, err, pause)
+                time.sleep(pause)
+        raise TransientReadError("no answer")  # pragma: no cover - the last wait raises
+
+    def _answer(self, start: int, stop: int, deadline: Deadline) -> Answer:
+        answer = self._follow(start, stop, deadline, renew=False)
+        if answer.status in (401, 403) and self._sign is not unsigned:
+            answer = self._follow(start, stop, deadline, renew=True)
+        return answer
+
+    def _follow(self, start: int, stop: int, deadline: Deadline, *, renew: bool) -> Answer:
+        """Ask, and go where the server points to, hop by hop; each is signed, if at all, for itself."""
+        url, origin = self._href, self._origin
+        for _ in range(MAX_HOPS):
+            signed = self._sign(url, renew)
+            if signed.url != url:
+                origin = self._same_host(origin, signed.url)
+            headers = {**signed.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+            answer = ask(Request(signed.url, origin, headers, stop - start + 1), self._gate, deadline)
+            self._count(answer)
+            if answer.status not in _REDIRECTS:
+                return answer
+            url = urljoin(url, answer.headers.get("location", ""))
+            origin = self._gate.check_redirect(origin, url)
+        raise ReadError(f"host {self._origin.host} redirects more than {MAX_HOPS} times")
+
+    def _same_host(self, origin: Origin, url: str) -> Origin:
+        """Signing adds to a URL; it may lead to another host only where that is named."""
+        return self._gate.check_redirect(origin, url)
+
+    def _checked(self, answer: Answer, start: int, stop: int) -> bytes:
+        """The body, if it is the bytes asked for."""
+        if answer.status == 416 and (found := _NO_RANGE.fullmatch(answer.headers.get("content-range", ""))):
+            self._remember(int(found[1]), answer)
+            return b""
+        if answer.status != 206:
+            raise _problem(answer)
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise ReadError(f"the server packed the bytes ({answer.headers['content-encoding'][:20]!r}) unasked")
+        found = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+        if found is None:
+            raise ReadError("the server does not say which bytes of how many it sends (Content-Range)")
+        first, last, length = (int(number) for number in found.groups())
+        self._remember(length, answer)
+        wanted = min(stop, length) - start
+        if (first, last + 1 - first) != (start, wanted):
+            raise TransientReadError(
+                f"asked for {wanted} bytes from {start}, the server says {last + 1 - first} from {first}"
+            )
+        if len(answer.body) != wanted:
+            raise TransientReadError(f"got {len(answer.body)} bytes, expected {wanted}")
+        return answer.body
+
+    def _remember(self, length: int, answer: Answer) -> None:
+        etag = answer.headers.get("etag")
+        with self._lock:
+            if self._version is None:
+                self._version = (length, etag)
+            elif self._version != (length, etag):
+                raise ReadError("the file was replaced on the server while it was being read; read it again")
+
+    def _count(self, answer: Answer) -> None:
+        with self._lock:
+            self._traffic = Traffic(self._traffic.requests + 1, self._traffic.received + len(answer.body))
+
+
+def _problem(answer: Answer) -> ReadError:
+    """What an answer without the bytes means."""
+    if answer.status in _TRANSIENT or answer.status >= 500:
+        return _BusyError(f"HTTP {answer.status}", _retry_after(answer.headers.get("retry-after", "")))
+    if answer.status == 200:
+        return ReadError(
+            "HTTP 200 to a range request: the server sends whole files only, or a page in the file's place"
+        )
+    return ReadError(f"HTTP {answer.status}")
+
+
+def _retry_after(text: str) -> float:
+    """Seconds to wait, of a number of them or a date; 0 where it is neither. Source: RFC 9110, 10.2.3."""
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _waits(patience: Patience) -> Iterator[float]:
+    """Seconds to wait after each failure: doubled, with jitter, as many readers may have failed; -1: give up."""
+    for attempt in range(patience.retries):
+        yield patience.backoff_s * 2**attempt * random.uniform(0.5, 1)
+    yield -1
+
+
+def _left(deadline: Deadline) -> float:
+    try:
+        return deadline.left()
+    except TimeoutError:
+        return 0.0
