@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow
+from typing import Any
+
+from prefect import Task, flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.artifacts import Progress, publish_materialize, tell
@@ -12,6 +14,7 @@ from flows.results import MaterializeOutcome
 from flows.runner import Runner, task_runner
 from flows.tasks import (
     DatasetAccess,
+    cut_one_group,
     finish_dataset,
     prepare_dataset,
     run_all,
@@ -49,7 +52,8 @@ def materialize_chips(config: MaterializeConfig) -> MaterializeOutcome:
     todo = prepare_dataset(access, config.spec)
     run_logger().info("%s: %d chips in %d shards", config.spec.name, todo.chips, todo.shards)
     if not todo.is_finished:
-        _write_shards(config, access, todo.shards)
+        _run_all(config, access, cut_one_group, "groups", todo.groups)
+        _run_all(config, access, write_one_shard, "shards", todo.shards)
     tell("finishing")
     outcome = finish_dataset(access, config.spec.name, changed=not todo.is_finished)
     if outcome.failed:
@@ -60,13 +64,13 @@ def materialize_chips(config: MaterializeConfig) -> MaterializeOutcome:
     return outcome
 
 
-def _write_shards(config: MaterializeConfig, access: DatasetAccess, count: int) -> None:
-    """Write all shards; an error of one is raised once the others are done, and a later run carries on."""
+def _run_all(config: MaterializeConfig, access: DatasetAccess, work: Task[..., Any], what: str, count: int) -> None:
+    """Run a task for all groups or shards; an error of one is raised once all are done: a later run carries on."""
     progress = Progress(f"dataset-{config.spec.name}-progress", "Cutting chips")
-    progress(0, count, "shards")
+    progress(0, count, what)
     arguments = [{"access": access, "dataset": config.spec.name, "number": n} for n in range(count)]
     with task_runner(config.max_workers, config.runner) as runner:
-        results = run_all(runner, write_one_shard, arguments, lambda done: progress(done, count, "shards"))
+        results = run_all(runner, work, arguments, lambda done: progress(done, count, what))
     for result in results:
         if isinstance(result, StacchipError):
             raise result

@@ -25,7 +25,7 @@ from flows.config import WarehouseConfig
 from flows.results import MaintainOutcome, MaterializeOutcome, MergeOutcome, Tally
 from flows.runner import AnyRunner
 from stacchip_core import ChipSpec, Dataset, IndexSettings, Storage, Warehouse
-from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.assembly import finish, is_finished, prepare, write_group, write_shard
 from stacchip_core.chips.lock import ShardInfo
 from stacchip_core.errors import CommitConflictError, LookupFailedError, StacchipError, TransientError
 from stacchip_core.index.grid import GridSpec
@@ -99,6 +99,7 @@ class DatasetTask:
     """What there is to do for a dataset."""
 
     chips: int
+    groups: int
     shards: int
     is_finished: bool
 
@@ -292,15 +293,21 @@ def prepare_dataset(access: DatasetAccess, spec: ChipSpec) -> DatasetTask:
     """Choose the chips of a dataset and their shards, or find out that this was done before."""
     warehouse = access.open()
     plan = prepare(warehouse, spec)
-    return DatasetTask(plan.chips, len(plan.shards), is_finished(warehouse, plan.name))
+    return DatasetTask(plan.chips, len(plan.groups), len(plan.shards), is_finished(warehouse, plan.name))
+
+
+@task(name="cut-group", task_run_name="group {number} of {dataset}", **ON_TRANSIENT_ERRORS)
+def cut_one_group(access: DatasetAccess, dataset: str, number: int) -> int:
+    """Cut the chips of some items, each block of their files once; how many could not be read."""
+    context = TaskRunContext.get()
+    is_last_try = context is None or context.task_run.run_count > RETRIES
+    return write_group(access.open(), dataset, number, storage=access.storage, is_last_try=is_last_try)
 
 
 @task(name="write-shard", task_run_name="shard {number} of {dataset}", **ON_TRANSIENT_ERRORS)
 def write_one_shard(access: DatasetAccess, dataset: str, number: int) -> ShardInfo:
-    """Cut and write the chips of one shard; chips that can't be read are failures of the shard."""
-    context = TaskRunContext.get()
-    is_last_try = context is None or context.task_run.run_count > RETRIES
-    return write_shard(access.open(), dataset, number, storage=access.storage, is_last_try=is_last_try)
+    """Write the chips of one shard, all groups being cut; those that could not be read are failures of the shard."""
+    return write_shard(access.open(), dataset, number)
 
 
 @task(name="finish", task_run_name="finish {dataset}", **ON_TRANSIENT_ERRORS)

@@ -24,8 +24,9 @@ from stacchip_core import (
     materialize,
 )
 from stacchip_core.chips import assembly
-from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.assembly import finish, is_finished, prepare, write_group, write_shard
 from stacchip_core.chips.lock import DatasetLock, library_versions
+from stacchip_core.chips.work import current
 from stacchip_core.sources.access import Storage
 from tests.scenes import naip_scene, sentinel2_scene, utm_grid
 from tests.warehouses import RGBN, SIZE, cut, grow, listing, made, scenes, spec
@@ -43,6 +44,11 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(pixels: Path, tmp_path: Path) -> Warehouse:
     """A warehouse of the test's own."""
     return made(pixels, tmp_path / "warehouse")
+
+
+def cut_groups(warehouse: Warehouse, name: str = "fields") -> int:
+    """Cut all groups of a dataset; how many chips could not be read."""
+    return sum(write_group(warehouse, name, n) for n in range(len(current(warehouse.store, name).plan().groups)))
 
 
 def test_the_same_spec_again_finds_the_dataset_and_writes_nothing(own: Warehouse) -> None:
@@ -74,6 +80,7 @@ def test_a_finished_dataset_is_not_passed_off_for_a_newer_index(own: Warehouse, 
 
 def test_a_run_that_was_cut_short_carries_on_with_the_version_it_began_with(own: Warehouse, pixels: Path) -> None:
     plan = prepare(own, spec(limit=20))
+    cut_groups(own)
     write_shard(own, "fields", 1)
     grow(own, pixels)
     dataset = materialize(own, spec(limit=20))
@@ -85,10 +92,11 @@ def test_a_killed_run_keeps_its_shards_and_ends_in_the_same_dataset(
 ) -> None:
     wanted = spec(limit=30)
     plan = prepare(own, wanted)
+    cut_groups(own)
     write_shard(own, "fields", 0)
     write_shard(own, "fields", 2)
     folder = Path(own.store.root) / "datasets/fields"
-    half = listing(folder)
+    half = {path: facts for path, facts in listing(folder).items() if "/cut/" not in path}
     assert not is_finished(own, "fields")
     with pytest.raises(ObjectNotFoundError):
         Dataset.open(folder)
@@ -96,6 +104,7 @@ def test_a_killed_run_keeps_its_shards_and_ends_in_the_same_dataset(
         finish(own, "fields")
     done = materialize(own, wanted)
     assert {path: listing(folder)[path] for path in half} == half
+    assert not [path for path in listing(folder) if "/cut/" in path]
     other = materialize(made(pixels, tmp_path / "other"), wanted)
     assert [info.model_dump() for info in done.lock.shards] == [info.model_dump() for info in other.lock.shards]
     assert done.lock.chips_sha256 == other.lock.chips_sha256
@@ -104,6 +113,7 @@ def test_a_killed_run_keeps_its_shards_and_ends_in_the_same_dataset(
 
 def test_shards_may_be_written_in_any_order_and_twice(own: Warehouse, tmp_path: Path, pixels: Path) -> None:
     plan = prepare(own, spec(limit=25, name="backwards"))
+    cut_groups(own, "backwards")
     infos = [write_shard(own, "backwards", number) for number in (*reversed(range(len(plan.shards))), 0)]
     lock = finish(own, "backwards")
     assert infos[-1] == lock.shards[0]
@@ -129,6 +139,7 @@ def test_of_two_runs_that_finish_at_once_one_dataset_is_left_whole(
     nir = item / "nir.tif"
     content = nir.read_bytes()
     nir.unlink()
+    cut_groups(warehouse)
     for number in range(len(plan.shards)):
         write_shard(warehouse, "fields", number)
     nir.write_bytes(content)
@@ -157,6 +168,7 @@ def test_shards_made_by_other_libraries_than_the_finishing_runs_name_them(
     own: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = prepare(own, spec(limit=20))
+    cut_groups(own)
     write_shard(own, "fields", 1)
     newer = {**library_versions(), "zarr": "99.0"}
     monkeypatch.setattr(assembly, "library_versions", lambda: newer)
@@ -172,6 +184,9 @@ def test_shards_made_by_other_libraries_than_the_finishing_runs_name_them(
 def test_a_dataset_never_begun_is_told_so(own: Warehouse) -> None:
     with pytest.raises(InputError, match=r"dataset 'nothing': not begun in .*; prepare it first"):
         write_shard(own, "nothing", 0)
+    prepare(own, spec(limit=3))
+    with pytest.raises(InputError, match=r"dataset 'fields': group 0 is not cut yet; cut all groups, then write"):
+        write_shard(own, "fields", 0)
 
 
 @pytest.fixture
@@ -216,6 +231,7 @@ def test_shards_with_failures_are_tried_again_until_the_dataset_is_finished(brok
     content = nir.read_bytes()
     nir.unlink()
     plan = prepare(warehouse, spec(bands=RGBN))
+    assert cut_groups(warehouse) == 25
     assert sum(write_shard(warehouse, "fields", n).failures for n in range(len(plan.shards))) == 25
     nir.write_bytes(content)
     dataset = materialize(warehouse, spec(bands=RGBN))
@@ -275,13 +291,14 @@ def test_transient_errors_are_raised_to_be_retried_and_a_failure_at_last(overloa
     item = naip_scene(tmp_path / "pixels", grid=utm_grid(SIZE, 1.0, epsg=26914))
     warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", [item])
     plan = prepare(warehouse, spec())
-    part = Path(warehouse.store.root) / assembly._part_key(plan, 0)
-    remote(part, f"{overloaded}/image.tif")
+    folder = Path(warehouse.store.root) / "datasets/fields"
+    remote(folder / plan.groups[0].part, f"{overloaded}/image.tif")
     here = Storage(hosts=("127.0.0.1",))
     with pytest.raises(TransientReadError, match="item ok_m_3409901"):
-        write_shard(warehouse, "fields", 0, storage=here, is_last_try=False)
-    assert not (part.parents[2] / "records").exists()
-    assert write_shard(warehouse, "fields", 0, storage=here).failures == 1
+        write_group(warehouse, "fields", 0, storage=here, is_last_try=False)
+    assert not (folder / "work/0001/records").exists()
+    assert write_group(warehouse, "fields", 0, storage=here) == 1
+    assert write_shard(warehouse, "fields", 0).failures == 1
 
 
 def remote(part: Path, href: str) -> None:

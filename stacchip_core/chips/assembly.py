@@ -1,12 +1,8 @@
 """The steps in which a dataset is made; each may be repeated, by any process, and ends in the same bytes.
 
-datasets/<name>/
-  plan.json                     created once: takes the name, and fixes which chips go into which shard
-  plan/<id>/<shard>.parquet     chips of each shard in their order, and their scenes
-  shards/<shard>-<sha>.<form>   pixels, named for their content
-  records/<shard>.json          written once a shard is whole: a killed run carries on from these
-  chips-<sha>.parquet           every chip: its shard and offset, or why it could not be read; named for its content
-  dataset.json                  the lock, created last: what it does not name is not part of the dataset
+`prepare` fixes which chips go where; `write_group` cuts the chips of some items, each block of their files once;
+`write_shard` writes the chips of one shard, once all groups are cut; `finish` locks the dataset. `chips.work` says what
+each leaves where.
 """
 
 from __future__ import annotations
@@ -14,47 +10,40 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import TypeVar
+import os
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stacchip_core.chips.bands import check_native, resolve_bands
-from stacchip_core.chips.cutting import Access, Cut, cut
-from stacchip_core.chips.formats.table import WRITERS, shard_key
+from stacchip_core.chips.cutting import Access, cut_into, failures_of
+from stacchip_core.chips.formats.table import shard_key, writer_of
+from stacchip_core.chips.gathering import gather
+from stacchip_core.chips.labels import scene_key_of_rows
 from stacchip_core.chips.lock import (
     LOCK_FORMAT,
     DatasetLock,
     DatasetPlan,
-    IndexPin,
-    PlannedShard,
+    GroupRecord,
     ShardInfo,
     ShardRecord,
-    canonical_json,
     library_versions,
     readable_json,
     spec_sha256,
 )
-from stacchip_core.chips.selection import null_fractions, scene_keys, select_from
-from stacchip_core.chips.shards import arrays_sha256, files_sha256, put, size_of
+from stacchip_core.chips.preparing import first_plan
+from stacchip_core.chips.scratch import GroupFile
+from stacchip_core.chips.shards import Shard, arrays_sha256, files_sha256, put, size_of
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.chips.unavailable import PIXELS_LATER, WRITING_LATER, refuse_unavailable
-from stacchip_core.errors import InputError, ObjectExistsError, ObjectNotFoundError, ReadError, SpecError
+from stacchip_core.chips.unavailable import PIXELS_LATER, refuse_unavailable
+from stacchip_core.chips.work import Work, current, in_threads, load_lock
+from stacchip_core.errors import InputError, ObjectExistsError, ReadError, SpecError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.schema import write_chips
 from stacchip_core.sources.access import Storage
-from stacchip_core.warehouse.store import Store
 from stacchip_core.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_REQUESTS = 8  # at a time
 
 
 def prepare(warehouse: Warehouse, spec: ChipSpec) -> DatasetPlan:
@@ -63,60 +52,73 @@ def prepare(warehouse: Warehouse, spec: ChipSpec) -> DatasetPlan:
     Raises:
         SpecError: see `select`; or the name is taken by another spec or index version.
     """
-    refuse_unavailable(spec, *PIXELS_LATER, *WRITING_LATER)
-    if warehouse.store.exists(_key(spec.name, "plan.json")):
-        return _matching_plan(warehouse, spec)
-    version = warehouse.combined(spec.index, spec.version)
-    index = select_from(version, spec)
-    pin = IndexPin(name=version.name, version=version.version, sha256=version.sha256)
-    pinned = spec.model_copy(update={"version": version.version})
-    bands = resolve_bands(index.scenes.values(), spec)
-    check_native(index.scenes.values(), bands, spec)
-    parts = list(_shards_of(index, spec.shard_size))
-    plan = DatasetPlan(
-        spec=pinned,
-        is_latest=spec.version is None,
-        index=pin,
-        profiles={scene.collection: scene.profile for scene in index.scenes.values()},
-        bands=bands,
-        null_fractions=null_fractions(index.table, spec),
-        shards=tuple(PlannedShard(collection=name, chips=len(part)) for name, part in parts),
-    )
-    _in_threads(lambda number: _write_part(warehouse.store, plan, number, parts[number][1]), len(parts))
-    try:
-        warehouse.store.create(_key(spec.name, "plan.json"), readable_json(plan))
-    except ObjectExistsError:  # another run was first
-        return _matching_plan(warehouse, spec)
-    return plan
+    refuse_unavailable(spec, *PIXELS_LATER)
+    work = current(warehouse.store, spec.name)
+    if work.is_begun:
+        return _matching_plan(warehouse, spec, work)
+    plan = first_plan(warehouse, spec, work)
+    return plan if work.begin(plan) else _matching_plan(warehouse, spec, work)
 
 
-def write_shard(
-    warehouse: Warehouse, name: str, number: int, *, storage: Storage | None = None, is_last_try: bool = True
-) -> ShardInfo:
-    """Read the chips of one planned shard and write them; one that is there without failures is left alone.
+def write_group(
+    warehouse: Warehouse,
+    name: str,
+    number: int,
+    *,
+    storage: Storage | None = None,
+    is_last_try: bool = True,
+    threads: int = 1,
+) -> int:
+    """Cut the chips of one planned group; one that is cut without failures is left alone.
 
     Args:
         warehouse: holds the dataset.
         name: of the dataset, prepared before.
-        number: of the shard in its plan.
+        number: of the group in its plan.
         storage: how to reach the items' assets; None: as the warehouse is reached.
         is_last_try: False raises transient errors, so that the call can be repeated.
+        threads: files of an item that are read at a time.
+
+    Returns:
+        How many of its chips could not be read.
 
     Raises:
         TransientReadError: see `is_last_try`.
     """
-    store = warehouse.store
-    plan = _load_plan(store, name)
-    record = _load_record(store, name, number)
+    work = current(warehouse.store, name)
+    record = work.group_record(number)
+    if record is not None and (not record.failures or is_finished(warehouse, name)):
+        return len(record.failures)
+    plan = work.plan()
+    group = plan.groups[number]
+    index = work.part(group.part)
+    access = Access(storage or warehouse.storage, tuple(warehouse.local_roots), is_last_try, threads)
+    record = _cut_group(work, plan, number, index, access)
+    work.save_group_record(record)
+    return len(record.failures)
+
+
+def write_shard(warehouse: Warehouse, name: str, number: int) -> ShardInfo:
+    """Write the chips of one planned shard, once all groups are cut; one that is there without failures is left alone.
+
+    Raises:
+        InputError: a group with chips of it is not cut yet.
+    """
+    work = current(warehouse.store, name)
+    record = work.shard_record(number)
     if record is not None and (not record.failures or is_finished(warehouse, name)):
         return record.info
-    access = Access(storage or warehouse.storage, tuple(warehouse.local_roots), is_last_try)
-    bands = plan.bands[plan.shards[number].collection]
-    done = cut(_load_part(store, plan, number), plan.spec, bands, access)
-    info = _write_cut(store, plan, number, done)
-    record = ShardRecord(info=info, failures=done.failures, libraries=library_versions())
-    store.write(_record_key(name, number), readable_json(record))
-    return info
+    plan = work.plan()
+    kept = plan.shards[number].record
+    if kept is None:
+        index = work.part(plan.shards[number].part)
+        shard, failures = gather(work, plan, index, plan.shards[number].split)
+        info = _write(work, plan, number, shard, len(failures))
+        record = ShardRecord(info=info, failures=failures, libraries=library_versions())
+    else:
+        record = kept
+    work.save_shard_record(record)
+    return record.info
 
 
 def finish(warehouse: Warehouse, name: str) -> DatasetLock:
@@ -126,53 +128,40 @@ def finish(warehouse: Warehouse, name: str) -> DatasetLock:
 
     Raises:
         InputError: shards are missing.
-        ReadError: not one chip could be read.
+        ReadError: not one chip could be read, or more failed than the spec allows; run again, those that failed are
+            tried again.
     """
     store = warehouse.store
-    if is_finished(warehouse, name):
-        return DatasetLock.model_validate_json(store.read(_key(name, "dataset.json")))
-    plan = _load_plan(store, name)
-    records = _records(store, plan)
-    chips = _chips_table(store, plan, records)
-    sha256 = hashlib.sha256(chips).hexdigest()
-    chips_key = f"chips-{sha256[:16]}.parquet"
-    store.write(_key(name, chips_key), chips)
-    libraries = library_versions()
-    lock = DatasetLock(
-        format=LOCK_FORMAT,
-        spec=plan.spec,
-        spec_sha256=spec_sha256(plan.spec),
-        index=plan.index,
-        profiles=plan.profiles,
-        bands=plan.bands,
-        libraries=libraries,
-        radiometry="raw",
-        chips=sum(record.info.chips for record in records),
-        failures=sum(record.info.failures for record in records),
-        null_fractions=plan.null_fractions,
-        chips_key=chips_key,
-        chips_sha256=sha256,
-        shards=tuple(_locked(record, libraries) for record in records),
-    )
+    work = current(store, name)
+    lock = load_lock(store, name)
+    if lock is not None and lock.revision == work.revision:
+        return lock
+    plan = work.plan()
+    records = _records(work, plan)
+    _check_budget(plan, records)
+    lock = _lock_of(work, plan, records)
     try:
-        store.create(_key(name, "dataset.json"), readable_json(lock))
+        store.create(work.key(f"locks/{work.revision:04d}.json"), readable_json(lock))
     except ObjectExistsError:  # another run finished first, perhaps before or after chips that failed were retried
-        return DatasetLock.model_validate_json(store.read(_key(name, "dataset.json")))
+        lock = DatasetLock.model_validate_json(store.read(work.key(f"locks/{work.revision:04d}.json")))
+    store.write(work.key("dataset.json"), readable_json(lock))
+    work.clear()
     return lock
 
 
 def is_finished(warehouse: Warehouse, name: str) -> bool:
-    """Whether a dataset has its lock."""
-    return warehouse.store.exists(_key(name, "dataset.json"))
+    """Whether a dataset has its lock, and no update of it is under way."""
+    lock = load_lock(warehouse.store, name)
+    return lock is not None and current(warehouse.store, name).revision == lock.revision
 
 
-def _matching_plan(warehouse: Warehouse, spec: ChipSpec) -> DatasetPlan:
+def _matching_plan(warehouse: Warehouse, spec: ChipSpec, work: Work) -> DatasetPlan:
     """The plan that holds the dataset's name, if it is this spec's.
 
     Raises:
         SpecError: it is another's, or of an older index version than the latest, which the spec asks for.
     """
-    plan = _load_plan(warehouse.store, spec.name)
+    plan = work.plan()
     wanted = {**spec.model_dump(), "version": plan.spec.version}
     differing = [key for key, value in plan.spec.model_dump().items() if wanted[key] != value]
     if differing:
@@ -188,98 +177,102 @@ def _matching_plan(warehouse: Warehouse, spec: ChipSpec) -> DatasetPlan:
         return plan
     raise SpecError(
         f"chip spec {spec.name!r}: a dataset of that name was made from {plan.index}, and the spec asks for "
-        f"{version.name}@{version.version}; choose another name, or version={plan.index.version}"
+        f"{version.name}@{version.version}; update it, choose another name, or version={plan.index.version}"
     )
 
 
-def _in_threads(task: Callable[[int], T], count: int) -> list[T]:
-    """Small requests of a store side by side: each takes tens of milliseconds, whatever its size."""
-    with ThreadPoolExecutor(_REQUESTS) as pool:
-        return list(pool.map(task, range(count)))
+def _cut_group(work: Work, plan: DatasetPlan, number: int, index: ChipIndex, access: Access) -> GroupRecord:
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(scene_key_of_rows(index.table)):
+        rows.setdefault(key, []).append(row)
+    key = work.new_cut(number)
+    with work.store.writing(work.key(key)) as local:
+        handle = os.open(local, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            sink = GroupFile(handle, rows)
+            reasons = cut_into(sink, index, plan.spec, plan.bands[plan.groups[number].collection], access)
+        finally:
+            os.close(handle)
+    return GroupRecord(number=number, key=key, regions=sink.regions, failures=failures_of(index, reasons))
 
 
-def _key(name: str, part: str) -> str:
-    """Key in the warehouse of a part of a dataset."""
-    return f"datasets/{name}/{part}"
-
-
-def _part_key(plan: DatasetPlan, number: int) -> str:
-    """Key of a shard's chips; plans that differ never share one."""
-    digest = hashlib.sha256(canonical_json(plan.model_dump(mode="json"))).hexdigest()
-    return _key(plan.name, f"plan/{digest[:16]}/{number:05d}.parquet")
-
-
-def _record_key(name: str, number: int) -> str:
-    return _key(name, f"records/{number:05d}.json")
-
-
-def _shards_of(index: ChipIndex, shard_size: int) -> Iterator[tuple[str, ChipIndex]]:
-    """Collection and chips of each shard: collections by name, their chips in the order drawn."""
-    for collection in sorted(pc.unique(index.table["collection"]).to_pylist()):
-        rows = index.table.filter(pc.equal(index.table["collection"], collection))
-        for start in range(0, rows.num_rows, shard_size):
-            table = rows.slice(start, shard_size)
-            scenes = {key: index.scenes[key] for key in scene_keys(table)}
-            yield collection, replace(index, table=table, scenes=scenes)
-
-
-def _load_plan(store: Store, name: str) -> DatasetPlan:
-    try:
-        return DatasetPlan.model_validate_json(store.read(_key(name, "plan.json")))
-    except ObjectNotFoundError as err:
-        raise InputError(f"dataset {name!r}: not begun in {store.root}; prepare it first") from err
-
-
-def _write_part(store: Store, plan: DatasetPlan, number: int, part: ChipIndex) -> None:
-    with store.writing(_part_key(plan, number)) as local:
-        part.write(local)
-
-
-def _load_part(store: Store, plan: DatasetPlan, number: int) -> ChipIndex:
-    return ChipIndex.read(io.BytesIO(store.read(_part_key(plan, number))))
-
-
-def _load_record(store: Store, name: str, number: int) -> ShardRecord | None:
-    try:
-        return ShardRecord.model_validate_json(store.read(_record_key(name, number)))
-    except ObjectNotFoundError:
-        return None
-
-
-def _write_cut(store: Store, plan: DatasetPlan, number: int, done: Cut) -> ShardInfo:
+def _write(work: Work, plan: DatasetPlan, number: int, shard: Shard | None, failures: int) -> ShardInfo:
     """Write a shard under a name made of its content, so that nothing that is there is ever changed."""
-    collection = plan.shards[number].collection
-    about = {"number": number, "collection": collection, "failures": len(done.failures)}
-    if done.shard is None:
+    planned = plan.shards[number]
+    about = {"number": number, "collection": planned.collection, "split": planned.split, "failures": failures}
+    if shard is None:
         return ShardInfo(**about, key=None, chips=0, size=0, sha256=None, arrays_sha256=None)
-    files = WRITERS[plan.spec.format](done.shard)
+    files = writer_of(plan.spec)(shard)
     sha256 = files_sha256(files)
-    key = shard_key(plan.spec.format, collection, f"{number:05d}-{sha256[:16]}")
-    put(store, _key(plan.name, key), files)
+    key = shard_key(plan.spec.format, planned.collection, f"{number:05d}-{sha256[:16]}")
+    put(work.store, work.key(key), files)
     return ShardInfo(
         **about,
         key=key,
-        chips=len(done.shard),
+        chips=len(shard),
         size=size_of(files),
         sha256=sha256,
-        arrays_sha256=arrays_sha256(done.shard),
+        arrays_sha256=arrays_sha256(shard),
     )
 
 
-def _records(store: Store, plan: DatasetPlan) -> list[ShardRecord]:
+def _records(work: Work, plan: DatasetPlan) -> list[ShardRecord]:
     """One record per planned shard."""
-    found = _in_threads(lambda number: _load_record(store, plan.name, number), len(plan.shards))
+    found = in_threads(work.shard_record, len(plan.shards))
     missing = [str(number) for number, record in enumerate(found) if record is None]
     if missing:
         raise InputError(
             f"dataset {plan.name!r}: {len(missing)} of {len(found)} shards are not written yet "
             f"({', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''}); write them, then finish"
         )
-    records = [record for record in found if record is not None]
-    if not any(record.info.chips for record in records):
-        reason = next(failure.reason for record in records for failure in record.failures)
-        raise ReadError(f"dataset {plan.name!r}: none of its {plan.chips} chips could be read; the first: {reason}")
-    return records
+    return [record for record in found if record is not None]
+
+
+def _check_budget(plan: DatasetPlan, records: list[ShardRecord]) -> None:
+    """Refuse to lock a dataset of which too many chips could not be read."""
+    reasons = [failure.reason for record in records for failure in record.failures]
+    if not reasons:
+        return
+    count, share = plan.spec.max_failed, plan.spec.max_failed_share
+    limits = {
+        "max_failed": count is not None and len(reasons) > count,
+        "max_failed_share": share is not None and len(reasons) > share * plan.chips,
+    }
+    if len(reasons) == plan.chips:
+        raise ReadError(f"dataset {plan.name!r}: none of its {plan.chips} chips could be read; the first: {reasons[0]}")
+    for name, is_passed in limits.items():
+        if is_passed:
+            raise ReadError(
+                f"dataset {plan.name!r}: {len(reasons)} of its {plan.chips} chips could not be read, and {name} is "
+                f"{getattr(plan.spec, name):g}; the others are written, and wait for another run. "
+                f"The first: {reasons[0]}"
+            )
+
+
+def _lock_of(work: Work, plan: DatasetPlan, records: list[ShardRecord]) -> DatasetLock:
+    """The lock, and beside it the table of chips that it names."""
+    chips = _chips_table(work, plan, records)
+    sha256 = hashlib.sha256(chips).hexdigest()
+    chips_key = f"chips-{sha256[:16]}.parquet"
+    work.store.write(work.key(chips_key), chips)
+    libraries = library_versions()
+    return DatasetLock(
+        format=LOCK_FORMAT,
+        spec=plan.spec,
+        spec_sha256=spec_sha256(plan.spec),
+        index=plan.index,
+        profiles=plan.profiles,
+        bands=plan.bands,
+        libraries=libraries,
+        radiometry="raw",
+        chips=sum(record.info.chips for record in records),
+        failures=sum(record.info.failures for record in records),
+        null_fractions=plan.null_fractions,
+        chips_key=chips_key,
+        chips_sha256=sha256,
+        shards=tuple(_locked(record, libraries) for record in records),
+        revision=work.revision,
+    )
 
 
 def _locked(record: ShardRecord, libraries: dict[str, str]) -> ShardInfo:
@@ -289,9 +282,9 @@ def _locked(record: ShardRecord, libraries: dict[str, str]) -> ShardInfo:
     return record.info.model_copy(update={"libraries": record.libraries})
 
 
-def _chips_table(store: Store, plan: DatasetPlan, records: list[ShardRecord]) -> bytes:
+def _chips_table(work: Work, plan: DatasetPlan, records: list[ShardRecord]) -> bytes:
     """All planned chips: those in shards, in the order of the dataset, then those that could not be read."""
-    parts = _in_threads(lambda number: _load_part(store, plan, number).table, len(records))
+    parts = in_threads(lambda number: work.part(plan.shards[number].part).table, len(records))
     table = pa.concat_tables([_placed(part, record) for part, record in zip(parts, records, strict=True)])
     is_there = pc.equal(table["status"], "ok")
     content = io.BytesIO()

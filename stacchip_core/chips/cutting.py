@@ -208,7 +208,8 @@ class _SceneCut:
         asset = self.scene.asset(bands[0])
         roots = self.access.local_roots
         raster = handles.open(ref_of(self.scene, asset, self.access.storage or DEFAULT_STORAGE, roots))
-        wish = self.spec.resampling if asset.kind == "continuous" and self.spec.resampling != "nearest" else None
+        named = self.spec.resampling if asset.kind == "continuous" else self.spec.resampling_classes
+        wish = None if named == "nearest" else named
         way = way_of(self.scene, asset, raster, wish, native=self.spec.native)
         numbers = {band: layers_of(self.scene, asset, band, raster) for band in bands}
         wanted = [own for own in numbers.values() if own is not None]

@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stacchip_core.chips.assembly import finish, is_finished, prepare, write_shard
+from stacchip_core.chips.assembly import finish, is_finished, prepare, write_group, write_shard
 from stacchip_core.chips.feed import Chip
 from stacchip_core.chips.formats.table import open_shard
-from stacchip_core.chips.lock import DatasetLock
+from stacchip_core.chips.lock import DatasetLock, DatasetPlan
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.work import in_threads
 from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, StacchipError
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.store import Store, open_store
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _OPEN_SHARDS = 8  # shards whose headers a dataset keeps at hand
 
 
-def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = None) -> Dataset:
+def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = None, workers: int = 2) -> Dataset:
     """Write the chips a spec means as a dataset of the warehouse, or finish or find the one already there.
 
     A chip that can't be read becomes a failure, and the rest is written.
@@ -42,6 +43,7 @@ def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None
         warehouse: holds the index, and takes the dataset.
         spec: which chips, of which bands, in which form.
         storage: how to reach the items' assets; None: as the warehouse is reached.
+        workers: threads, each of which cuts a group of items, then writes a shard; the result is the same with any.
 
     Raises:
         SpecError: see `select`; or the dataset's name is taken by another spec.
@@ -49,17 +51,31 @@ def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None
     """
     plan = prepare(warehouse, spec)
     if not is_finished(warehouse, spec.name):
-        for number in range(len(plan.shards)):
-            write_shard(warehouse, spec.name, number, storage=storage)
-            logger.info("dataset %r: shard %d of %d", spec.name, number + 1, len(plan.shards))
+        carry_out(warehouse, plan, storage=storage, workers=workers)
     lock = finish(warehouse, spec.name)
     if lock.failures:
         logger.warning(
-            "dataset %r: %d of its chips could not be read; `failures` lists them with the reasons, and they are not "
-            "tried again under this name",
+            "dataset %r: %d of its chips could not be read; `failures` lists them with the reasons, and an update "
+            "tries them again",
             *(spec.name, lock.failures),
         )
     return Dataset.open(f"{warehouse.root}/datasets/{spec.name}", warehouse.storage)
+
+
+def carry_out(warehouse: Warehouse, plan: DatasetPlan, *, storage: Storage | None, workers: int) -> None:
+    """Cut all groups, then write all shards of a plan."""
+    threads = max(1, workers // max(1, len(plan.groups)))
+
+    def cut_one(number: int) -> None:
+        write_group(warehouse, plan.name, number, storage=storage, threads=threads)
+        logger.info("dataset %r: group %d of %d", plan.name, number + 1, len(plan.groups))
+
+    def write_one(number: int) -> None:
+        write_shard(warehouse, plan.name, number)
+        logger.info("dataset %r: shard %d of %d", plan.name, number + 1, len(plan.shards))
+
+    in_threads(cut_one, len(plan.groups), workers)
+    in_threads(write_one, len(plan.shards), min(workers, plan.shards_at_a_time))
 
 
 class Dataset:

@@ -19,6 +19,10 @@ LOCK_FORMAT = 1
 _LIBRARIES = ("stacchip-core", "numpy", "pyarrow", "pyproj", "rasterio", "shapely", "zarr", "numcodecs")
 
 
+_SHARDS_BYTES = 512 * 2**20
+_COPIES = 3  # of its pixels, while a shard is written: as cut, as stacked, as encoded
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,42 +37,6 @@ class IndexPin(_Frozen):
     def __str__(self) -> str:
         """As people write it."""
         return f"{self.name}@{self.version}"
-
-
-class PlannedShard(_Frozen):
-    """Chips of one collection that go into one shard."""
-
-    collection: str
-    chips: int
-
-
-class DatasetPlan(_Frozen):
-    """What a dataset will hold: which chips in which shard, fixed before any pixel is read.
-
-    Attributes:
-        spec: with the index version filled in.
-        is_latest: whether the spec asked for the latest version, not for this one.
-        bands: per collection, resolved.
-        null_fractions: column -> chips that pass its threshold because their fraction is null.
-    """
-
-    spec: ChipSpec
-    is_latest: bool
-    index: IndexPin
-    profiles: dict[str, str]
-    bands: dict[str, tuple[str, ...]]
-    null_fractions: dict[str, int]
-    shards: tuple[PlannedShard, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset."""
-        return self.spec.name
-
-    @property
-    def chips(self) -> int:
-        """Chips in all shards."""
-        return sum(shard.chips for shard in self.shards)
 
 
 class ShardInfo(_Frozen):
@@ -93,6 +61,7 @@ class ShardInfo(_Frozen):
     size: int
     sha256: str | None
     arrays_sha256: str | None
+    split: str | None = None
     libraries: dict[str, str] | None = None
 
 
@@ -111,11 +80,110 @@ class ShardRecord(_Frozen):
     libraries: dict[str, str]
 
 
+class PlannedShard(_Frozen):
+    """Chips of one collection, and of one split, that go into one shard.
+
+    Attributes:
+        part: key of its chips and their scenes, below the dataset's folder.
+        digest: of the ids of its chips, and of the items that they are cut from.
+        record: of the shard, where an update keeps it as it is.
+    """
+
+    collection: str
+    chips: int
+    part: str
+    digest: str
+    split: str | None = None
+    record: ShardRecord | None = None
+
+
+class PlannedGroup(_Frozen):
+    """Items of one collection that are cut together.
+
+    Attributes:
+        part: key of their chips and scenes, below the dataset's folder; an item's chips in the order of the dataset.
+        scenes: keys of the items.
+    """
+
+    collection: str
+    chips: int
+    part: str
+    scenes: tuple[str, ...]
+
+
+class DatasetPlan(_Frozen):
+    """What a dataset will hold: which chips in which shard, fixed before any pixel is read.
+
+    Attributes:
+        spec: with the index version filled in.
+        is_latest: whether the spec asked for the latest version, not for this one.
+        bands: per collection, resolved.
+        null_fractions: column -> chips that pass its threshold because their fraction is null.
+    """
+
+    spec: ChipSpec
+    is_latest: bool
+    index: IndexPin
+    profiles: dict[str, str]
+    bands: dict[str, tuple[str, ...]]
+    null_fractions: dict[str, int]
+    shards: tuple[PlannedShard, ...]
+    groups: tuple[PlannedGroup, ...]
+    revision: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset."""
+        return self.spec.name
+
+    @property
+    def chips(self) -> int:
+        """Chips in all shards."""
+        return sum(shard.chips for shard in self.shards)
+
+    @property
+    def shards_at_a_time(self) -> int:
+        """Shards that fit into memory together while they are written, if a pixel takes two bytes."""
+        bands = max((len(bands) for bands in self.bands.values()), default=1)
+        each = 2 * self.spec.size**2 * bands * min(self.spec.shard_size, self.chips)
+        return max(1, _SHARDS_BYTES // (_COPIES * each))
+
+
+class Region(_Frozen):
+    """Where the chips of a scene lie in the file of its group.
+
+    Attributes:
+        start: of the first one, bytes.
+        bands: name, numpy type and shape (layers, height, width) of each, in their order in a chip.
+        nodata: band -> value that means "no measurement"; NaN and infinities as text.
+    """
+
+    start: int
+    bands: tuple[tuple[str, str, tuple[int, int, int]], ...]
+    nodata: dict[str, float | str | None]
+
+
+class GroupRecord(_Frozen):
+    """A group of items that was cut.
+
+    Attributes:
+        key: of the file that holds its pixels, below the dataset's folder.
+        regions: scene key -> where its chips lie; of the scenes whose files opened.
+        failures: chips that could not be read.
+    """
+
+    number: int
+    key: str
+    regions: dict[str, Region]
+    failures: tuple[Failure, ...]
+
+
 class DatasetLock(_Frozen):
     """The lock, `dataset.json`: the same lock means the same pixels; with the same libraries, the same bytes.
 
     Attributes:
         libraries: versions that made the table of chips, and every shard that names no others.
+        revision: 1, and one more for every update.
         radiometry: "raw": values as stored in the assets, neither scaled nor offset.
         chips_key: the table of chips, below the dataset's folder.
         chips_sha256: of that file.
@@ -135,6 +203,7 @@ class DatasetLock(_Frozen):
     chips_key: str
     chips_sha256: str
     shards: tuple[ShardInfo, ...]
+    revision: int = 1
 
     @property
     def name(self) -> str:

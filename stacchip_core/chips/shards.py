@@ -158,8 +158,8 @@ def arrays_sha256(shard: Shard) -> str:
 
 def in_short(values: Sequence[float | None]) -> Plain | list[Plain]:
     """One value where all chips have the same."""
-    plain = [_plain(value) for value in values]
-    return plain[0] if len(set(plain)) == 1 else plain
+    each = [plain(value) for value in values]
+    return each[0] if len(set(each)) == 1 else each
 
 
 def _sha256(parts: tuple[Buffer, ...]) -> str:
@@ -169,14 +169,16 @@ def _sha256(parts: tuple[Buffer, ...]) -> str:
     return digest.hexdigest()
 
 
-def _in_full(plain: Plain | list[Plain], count: int) -> tuple[float | None, ...]:
+def _in_full(short: Plain | list[Plain], count: int) -> tuple[float | None, ...]:
     """Inverse of `in_short` for `count` chips."""
-    return tuple(map(_number, plain if isinstance(plain, list) else [plain] * count))
+    return tuple(map(number, short if isinstance(short, list) else [short] * count))
 
 
-def _plain(value: float | None) -> Plain:
+def plain(value: float | None) -> Plain:
+    """A number as JSON holds it: NaN and infinities are text."""
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def _number(value: Plain) -> float | None:
+def number(value: Plain) -> float | None:
+    """Inverse of `plain`."""
     return None if value is None else float(value)

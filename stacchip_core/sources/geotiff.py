@@ -27,8 +27,8 @@ class Sheet:
     tags: Mapping[str, str]
 
 
-def encode_geotiff(pixels: NDArray[Any], sheet: Sheet) -> bytes:
-    """GeoTIFF of pixels (layer, y, x), deflated; the same pixels give the same bytes."""
+def encode_geotiff(pixels: NDArray[Any], sheet: Sheet, *, compress: bool = True) -> bytes:
+    """GeoTIFF of pixels (layer, y, x), deflated or plain; the same pixels give the same bytes."""
     kind = pixels.dtype
     profile = {
         "driver": "GTiff",
@@ -38,12 +38,11 @@ def encode_geotiff(pixels: NDArray[Any], sheet: Sheet) -> bytes:
         "dtype": kind.name,
         "crs": sheet.grid.crs,
         "transform": rasterio.Affine(*sheet.grid.transform),
-        "compress": "deflate",
         "interleave": "band",
         "photometric": "minisblack",
     }
-    if kind.kind in "iu" and kind.itemsize <= 4:
-        profile["predictor"] = 2
+    if compress:
+        profile |= {"compress": "deflate", "predictor": 2 if kind.kind in "iu" and kind.itemsize <= 4 else 1}
     with rasterio.Env(GDAL_NUM_THREADS="1"), MemoryFile() as file:
         with file.open(**profile, nodata=_held(sheet.nodata, kind)) as dataset:
             dataset.write(pixels)

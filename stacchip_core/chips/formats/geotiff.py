@@ -19,7 +19,7 @@ from stacchip_core.warehouse.store import Store
 _LABELS = "labels.json"
 
 
-def write_geotiff(shard: Shard) -> Files:
+def write_geotiff(shard: Shard, *, compress: bool = True) -> Files:
     """`<place>.tif` for every chip, a layer for each layer of its bands, and `labels.json`.
 
     A file says its chip's id, and nodata where all its bands have the same.
@@ -30,7 +30,7 @@ def write_geotiff(shard: Shard) -> Files:
     pixels, labels = stacked(shard, "geotiff"), shard.labels
     names = tuple(name for band in labels.layers.values() for name in band)
     files: Files = {
-        f"{place:05d}.tif": (encode_geotiff(pixels[place], _sheet(labels, place, pixels.shape[2:], names)),)
+        f"{place:05d}.tif": (encode_geotiff(pixels[place], _sheet(labels, place, pixels.shape[2:], names), compress=compress),)
         for place in range(len(shard))
     }
     dtypes = {band: np.asarray(rows[:1]).dtype.str for band, rows in shard.arrays.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from stacchip_core.chips.formats.geotiff import read_geotiff, write_geotiff
 from stacchip_core.chips.formats.npz import read_npz, write_npz
@@ -11,6 +12,7 @@ from stacchip_core.chips.formats.safetensors import read_safetensors, write_safe
 from stacchip_core.chips.formats.webdataset import read_webdataset, write_webdataset
 from stacchip_core.chips.formats.zarr import read_zarr, write_zarr
 from stacchip_core.chips.shards import Files, Shard
+from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.stored import stored_sizes
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse.store import Store
@@ -34,6 +36,17 @@ READERS: dict[str, Reader] = {
 }
 SUFFIXES = {"zarr": ".zarr", "safetensors": ".safetensors", "webdataset": ".tar", "npz": ".npz", "geotiff": ""}
 IN_ONE_ARRAY = frozenset({"npz", "geotiff"})  # all bands of a chip have one shape there
+
+
+def writer_of(spec: ChipSpec) -> Writer:
+    """What writes the shards of a spec, by its format and the options of that."""
+    if spec.format == "npz" and spec.clay_v1_swap:
+        return partial(write_npz, clay_v1_swap=True)
+    if spec.format == "zarr" and not spec.compress:
+        return partial(write_zarr, compress=False)
+    if spec.format == "geotiff" and not spec.compress:
+        return partial(write_geotiff, compress=False)
+    return WRITERS[spec.format]
 
 
 def shard_key(form: str, collection: str, name: str) -> str:

@@ -17,7 +17,7 @@ from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse.store import Store
 
 
-def write_zarr(shard: Shard) -> Files:
+def write_zarr(shard: Shard, *, compress: bool = True) -> Files:
     """A Zarr v3 group with one array per band: one inner chunk per chip, all of them in one file.
 
     Chunks that hold nothing but the fill value (the band's nodata; 0 where it has none, or its items differ) are left
@@ -33,7 +33,7 @@ def write_zarr(shard: Shard) -> Files:
             chunks=(1, *pixels.shape[1:]),
             shards=pixels.shape,
             filters=None,
-            compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=pixels.dtype.itemsize),
+            compressors=codec(pixels.dtype) if compress else None,
             fill_value=_fill_value(shard.labels.nodata[band], pixels.dtype),
             dimension_names=("chip", "layer", "y", "x"),
             config={"write_empty_chunks": False},
@@ -46,6 +46,11 @@ def read_zarr(store: Store, key: str, sizes: Mapping[str, int]) -> Shard:
     group = zarr.open_group(StoredShard(store, key, sizes), mode="r", zarr_format=3)
     labels = ShardLabels.from_dict(dict(group.attrs))
     return Shard(labels, {band: _zarr_array(group, band) for band in labels.layers})
+
+
+def codec(dtype: np.dtype[Any]) -> BloscCodec:
+    """How a chunk is compressed, on one thread: blosc's own would give other bytes every time."""
+    return BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=dtype.itemsize)
 
 
 def _zarr_array(group: zarr.Group, band: str) -> zarr.Array[Any]:
