@@ -240,6 +240,23 @@ def test_shards_with_failures_are_tried_again_until_the_dataset_is_finished(brok
     assert materialize(warehouse, spec(bands=RGBN)).lock == dataset.lock
 
 
+@pytest.mark.parametrize(("key", "allowed"), [("max_failed", 24), ("max_failed_share", 0.4)])
+def test_a_run_that_fails_too_much_ends_without_a_lock_and_mends(
+    broken: tuple[Warehouse, Path], key: str, allowed: float
+) -> None:
+    warehouse, item = broken
+    nir = item / "nir.tif"
+    content = nir.read_bytes()
+    nir.unlink()
+    wanted = spec(bands=RGBN, **{key: allowed})
+    with pytest.raises(ReadError, match=rf"25 of its 50 chips could not be read, and {key} is {allowed:g}; the others"):
+        materialize(warehouse, wanted)
+    assert not is_finished(warehouse, "fields")
+    nir.write_bytes(content)
+    assert len(materialize(warehouse, wanted)) == 50
+    assert len(materialize(warehouse, spec(name="more", bands=RGBN, max_failed=25, max_failed_share=0.5))) == 50
+
+
 def test_a_dataset_of_which_no_chip_can_be_read_is_an_error_that_mends(broken: tuple[Warehouse, Path]) -> None:
     warehouse, item = broken
     moved = item.parent.rename(item.parent.with_name("elsewhere"))

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from stacchip_core import CorruptWarehouseError, ReadError, SpecError
 from stacchip_core.chips.formats.npz import write_npz
-from stacchip_core.chips.formats.table import IN_ONE_ARRAY, SUFFIXES, WRITERS, open_shard
+from stacchip_core.chips.formats.table import IN_ONE_ARRAY, SUFFIXES, WRITERS, open_shard, writer_of
 from stacchip_core.chips.formats.zarr import write_zarr
 from stacchip_core.chips.shards import Files, Shard, ShardLabels, arrays_sha256, files_sha256, put
 from stacchip_core.errors import ObjectNotFoundError, StoreError, TransientStoreError
 from stacchip_core.warehouse.store import MemoryStore, Store, open_store
+from tests.chip_rows import spec as chip_spec
 from tests.data import REPO
 from tests.faulty_store import memory_store
 
@@ -385,6 +386,26 @@ def test_cubes_are_what_clays_loader_takes(swap: bool) -> None:
     week, hour = 22 * 2 * math.pi / 52, 10 * 2 * math.pi / 24  # 1 June 2024 is in ISO week 22; 10:30 UTC
     assert norms["week_norm"][0] == pytest.approx([math.sin(week), math.cos(week)], abs=1e-6)
     assert norms["hour_norm"][0] == pytest.approx([math.sin(hour), math.cos(hour)], abs=1e-6)
+
+
+def test_options_of_a_format_reach_its_writer() -> None:
+    zarr_spec, npz = chip_spec(compress=False), chip_spec(format="npz", clay_v1_swap=True)
+    codecs = json.loads(bytes(writer_of(zarr_spec)(shard())["red/zarr.json"][0]))["codecs"][0]["configuration"][
+        "codecs"
+    ]
+    assert [codec["name"] for codec in codecs] == ["bytes"]
+    assert writer_of(npz)(shard(form="npz")) == write_npz(shard(form="npz"), clay_v1_swap=True)
+    assert writer_of(npz)(shard(form="npz")) != write_npz(shard(form="npz"))
+    plain = writer_of(chip_spec(format="geotiff", compress=False))(shard(size=64, form="geotiff"))
+    with rasterio.MemoryFile(bytes(plain["00000.tif"][0])) as file, file.open() as dataset:
+        assert dataset.compression is None
+
+
+@pytest.mark.parametrize("form", ["zarr", "geotiff"])
+def test_chips_that_are_not_compressed_read_back_too(tmp_path: Path, form: str) -> None:
+    written = shard(form=form)
+    files = writer_of(chip_spec(format=form, compress=False))(written)
+    assert equal(open_shard(stored(tmp_path, files, "s"), "s", form), written)
 
 
 def test_no_shard_is_ever_unpickled(tmp_path: Path) -> None:

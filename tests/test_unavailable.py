@@ -10,12 +10,11 @@ from stacchip_core import SpecError
 from stacchip_core.chips.unavailable import (
     PIXELS_LATER,
     SELECTION_LATER,
-    WRITING_LATER,
     refuse_unavailable,
 )
 from tests.chip_rows import spec
 
-LATER = (*SELECTION_LATER, *PIXELS_LATER, *WRITING_LATER)
+LATER = (*SELECTION_LATER, *PIXELS_LATER)
 GIVEN: dict[str, Any] = {
     "area": "fields.geojson",
     "where": "chip_x > 3",
@@ -23,21 +22,15 @@ GIVEN: dict[str, Any] = {
     "per_cell": 1,
     "split": {},
     "gsd": 20,
-    "resampling_classes": "mode",
     "radiometry": "reflectance",
     "dtype": "float32",
     "fill": 0,
     "mask": True,
-    "max_failed": 1,
-    "max_failed_share": 0.1,
-    "compress": False,
-    "clay_v1_swap": True,
 }
 
 
 @pytest.mark.parametrize("key", LATER)
 def test_a_key_without_effect_is_refused(key: str) -> None:
-    form = {"format": "npz"} if key == "clay_v1_swap" else {}
     with pytest.raises(SpecError, match=rf"chip spec 'fields': {key} is not available yet; leave it out"):
-        refuse_unavailable(spec(**{key: GIVEN[key], **form}), *LATER)
+        refuse_unavailable(spec(**{key: GIVEN[key]}), *LATER)
     refuse_unavailable(spec(), *LATER)

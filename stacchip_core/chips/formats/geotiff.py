@@ -30,7 +30,9 @@ def write_geotiff(shard: Shard, *, compress: bool = True) -> Files:
     pixels, labels = stacked(shard, "geotiff"), shard.labels
     names = tuple(name for band in labels.layers.values() for name in band)
     files: Files = {
-        f"{place:05d}.tif": (encode_geotiff(pixels[place], _sheet(labels, place, pixels.shape[2:], names), compress=compress),)
+        f"{place:05d}.tif": (
+            encode_geotiff(pixels[place], _sheet(labels, place, pixels.shape[2:], names), compress=compress),
+        )
         for place in range(len(shard))
     }
     dtypes = {band: np.asarray(rows[:1]).dtype.str for band, rows in shard.arrays.items()}
