@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -32,6 +34,19 @@ def pixels_of(blocks: Blocks) -> Pixels:
     return np.arange(2 * blocks.height * blocks.width).reshape(2, blocks.height, blocks.width)
 
 
+@dataclass(frozen=True)
+class Source:
+    """Calls a function for every run read."""
+
+    call: Callable[[Window], Pixels]
+
+    def fetch(self, runs: Sequence[Window]) -> None:
+        """Nothing is far away."""
+
+    def read(self, run: Window) -> Pixels:
+        return self.call(run)
+
+
 def cut(pixels: Pixels, window: Window) -> Pixels:
     return pixels[:, window.row : window.row + window.height, window.col : window.col + window.width]
 
@@ -50,7 +65,7 @@ def test_windows_equal_slices_and_no_block_is_read_twice(raster: tuple[Blocks, W
         seen.update((part.row, part.col) for part in parts)
         return cut(whole, run).copy()
 
-    found = dict(read_in_strips(windows, blocks, read, is_last_try=True))
+    found = dict(read_in_strips(windows, blocks, Source(read), is_last_try=True))
     assert sorted(found) == list(range(len(windows)))
     for row, pixels in found.items():
         assert not isinstance(pixels, ReadError)
@@ -90,7 +105,7 @@ def test_only_windows_on_a_broken_block_are_lost() -> None:
             raise ReadError("block 1 is broken")
         return cut(whole, run)
 
-    found = dict(read_in_strips(windows, blocks, read, is_last_try=True))
+    found = dict(read_in_strips(windows, blocks, Source(read), is_last_try=True))
     assert [row for row, pixels in sorted(found.items()) if isinstance(pixels, ReadError)] == [1, 2, 3]
     assert np.array_equal(found[0], whole[:, :100, :100])  # type: ignore[arg-type]
 
@@ -102,6 +117,6 @@ def test_a_transient_error_is_raised_unless_this_is_the_last_try() -> None:
         raise TransientReadError("503")
 
     with pytest.raises(TransientReadError, match="503"):
-        list(read_in_strips(windows, blocks, read, is_last_try=False))
-    [(_, found)] = read_in_strips(windows, blocks, read, is_last_try=True)
+        list(read_in_strips(windows, blocks, Source(read), is_last_try=False))
+    [(_, found)] = read_in_strips(windows, blocks, Source(read), is_last_try=True)
     assert isinstance(found, TransientReadError)

@@ -14,7 +14,8 @@ from rasterio.windows import Window
 
 from stacchip_core import ChipIndex, ChipSpec, Indexer, SpecError
 from stacchip_core.chips.bands import check_native, resolve_bands
-from stacchip_core.chips.cutting import Access, cut
+from stacchip_core.chips.cutting import cut
+from stacchip_core.chips.files import Access
 from stacchip_core.sources.access import Storage
 from stacchip_core.sources.scene import Scene
 from tests.file_server import serve

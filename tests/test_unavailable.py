@@ -21,7 +21,6 @@ GIVEN: dict[str, Any] = {
     "per_item": 1,
     "per_cell": 1,
     "split": {},
-    "gsd": 20,
     "radiometry": "reflectance",
     "dtype": "float32",
     "fill": 0,

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stacchip_core.chips.cutting import Access, cut_into, failures_of
+from stacchip_core.chips.cutting import cut_into, failures_of
+from stacchip_core.chips.files import Access
 from stacchip_core.chips.formats.table import shard_key, writer_of
 from stacchip_core.chips.gathering import gather
 from stacchip_core.chips.labels import scene_key_of_rows

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from stacchip_core.chips.labels import grid_of
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.ways import scale_to
 from stacchip_core.errors import SpecError
 from stacchip_core.sources.scene import Scene
 
@@ -50,6 +52,23 @@ def check_native(scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], 
                     f"take {' or '.join(map(str, sorted(near)))}, or leave native out"
                 )
         _check_form(scene.collection, downs, spec)
+
+
+def check_gsd(scenes: Iterable[Scene], spec: ChipSpec) -> None:
+    """Refuse a pixel size of which chips would not be whole numbers.
+
+    Raises:
+        SpecError: names the item, its pixels and what would do.
+    """
+    for scene in scenes if spec.gsd is not None else ():
+        grid, gsd = grid_of(scene), spec.gsd or 1.0
+        scale = scale_to(grid, gsd)
+        if (spec.grid.size * scale).denominator > 1 or (spec.grid.stride * scale).denominator > 1:
+            raise SpecError(
+                f"chip spec {spec.name!r}: gsd {gsd:g} m: chips of {spec.grid.size} pixels of {grid.gsd_m:g} m, "
+                f"{spec.grid.stride} apart (item {scene.item_id}), are no whole numbers of such pixels; take a gsd "
+                "that divides them, or leave it out"
+            )
 
 
 def scenes_lacking(scenes: Mapping[str, Scene], bands: tuple[str, ...]) -> dict[str, str]:

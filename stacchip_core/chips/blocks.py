@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +59,18 @@ class Strip:
     keep_from: int
 
 
+class BlockSource(Protocol):
+    """A raster, or what is made of one."""
+
+    def fetch(self, runs: Sequence[Window]) -> None:
+        """Get ready to read some windows."""
+        ...
+
+    def read(self, run: Window) -> Pixels:
+        """Pixels (layer, y, x) of a window of whole blocks."""
+        ...
+
+
 def strips(windows: Windows, blocks: Blocks) -> list[Strip]:
     """Strips in which the blocks under some windows are read, each block once.
 
@@ -77,7 +91,7 @@ def strips(windows: Windows, blocks: Blocks) -> list[Strip]:
 
 
 def read_in_strips(
-    windows: Windows, blocks: Blocks, read: Callable[[Window], Pixels], *, is_last_try: bool
+    windows: Windows, blocks: Blocks, source: BlockSource, *, is_last_try: bool
 ) -> Iterator[tuple[int, Pixels | ReadError]]:
     """Row of each window and its pixels (layer, y, x), in the order in which they become whole.
 
@@ -86,7 +100,7 @@ def read_in_strips(
     Args:
         windows: what to read.
         blocks: of the raster.
-        read: pixels of a window of whole blocks.
+        source: gives their pixels.
         is_last_try: False raises transient errors.
 
     Raises:
@@ -94,7 +108,8 @@ def read_in_strips(
     """
     kept: dict[int, list[_Piece]] = {}
     for number, strip in enumerate(strips(windows, blocks)):
-        kept[number] = [piece for run in strip.runs for piece in _read_run(run, blocks, read, is_last_try)]
+        _fetch(source, strip.runs)
+        kept[number] = [piece for run in strip.runs for piece in _read_run(run, blocks, source, is_last_try)]
         pieces = [piece for own in kept.values() for piece in own]
         for row in strip.done:
             yield row, _assembled(Window(*map(int, windows[row])), pieces)
@@ -131,10 +146,16 @@ def _runs(windows: Windows, blocks: Blocks, rows: tuple[int, int]) -> Iterator[W
         yield Window(col, top, right - col, bottom - top)
 
 
-def _read_run(run: Window, blocks: Blocks, read: Callable[[Window], Pixels], is_last_try: bool) -> Iterator[_Piece]:
+def _fetch(source: BlockSource, runs: Sequence[Window]) -> None:
+    """Fetch runs ahead; what fails is told where it is read."""
+    with suppress(ReadError):
+        source.fetch(runs)
+
+
+def _read_run(run: Window, blocks: Blocks, source: BlockSource, is_last_try: bool) -> Iterator[_Piece]:
     """A run as one piece; block by block where it can't be read, so that only broken blocks are lost."""
     try:
-        yield _Piece(run, read(run))
+        yield _Piece(run, source.read(run))
         return
     except TransientReadError as err:
         if not is_last_try:
@@ -147,7 +168,7 @@ def _read_run(run: Window, blocks: Blocks, read: Callable[[Window], Pixels], is_
         yield _Piece(run, reason)
         return
     for part in parts:
-        yield from _read_run(part, blocks, read, is_last_try)
+        yield from _read_run(part, blocks, source, is_last_try)
 
 
 def _assembled(window: Window, pieces: Sequence[_Piece]) -> Pixels | ReadError:

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from stacchip_core.chips.bands import scenes_lacking
 from stacchip_core.chips.blocks import read_in_strips
-from stacchip_core.chips.handles import Handles, ref_of
+from stacchip_core.chips.files import Access, BandFile, open_files
+from stacchip_core.chips.handles import Handles
 from stacchip_core.chips.labels import Nodata, labels_of, scene_key_of_rows
 from stacchip_core.chips.lock import Failure
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.chips.ways import Way, layers_of, padded, way_of
+from stacchip_core.chips.ways import padded
 from stacchip_core.errors import ReadError, StacchipError, TransientReadError
 from stacchip_core.index.chip_index import ChipIndex
-from stacchip_core.sources.access import DEFAULT_STORAGE, Storage
-from stacchip_core.sources.cog import Raster
 from stacchip_core.sources.raster import Window
 from stacchip_core.sources.scene import Scene
 
@@ -32,25 +31,6 @@ logger = logging.getLogger(__name__)
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of the bands of a chip
 
 _PLACE = ("col_off", "row_off", "valid_width", "valid_height")
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How the pixels of items may be reached.
-
-    Attributes:
-        storage: endpoint and account of the items' assets, which need not be the warehouse's.
-        local_roots: folders below which local assets may be read.
-        is_last_try: whether a transient error becomes a failure, instead of being raised to be tried again.
-        threads: files of a scene that are read at a time.
-        handles: keeps files open for the calls that come; None: each call opens its own.
-    """
-
-    storage: Storage | None = None
-    local_roots: tuple[str, ...] = ()
-    is_last_try: bool = True
-    threads: int = 1
-    handles: Handles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +134,6 @@ def failures_of(index: ChipIndex, reasons: Mapping[int, str]) -> tuple[Failure, 
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """A file of a scene, open, and the bands that are cut from it.
-
-    Attributes:
-        layers: numbers of those to read, from 1; None: all.
-        bands: band -> which of the layers read are its own.
-    """
-
-    raster: Raster
-    way: Way
-    layers: list[int] | None
-    bands: Mapping[str, list[int] | slice]
-
-
-@dataclass(frozen=True, slots=True)
 class _SceneCut:
     """Chips of one scene: their rows, and where they lie (n, 4): column, row, and how much is inside the raster."""
 
@@ -182,7 +147,7 @@ class _SceneCut:
     def cut(self, sink: Sink, handles: Handles) -> dict[int, str]:
         """Why chips could not be read, by row."""
         try:
-            files = self._open(handles)
+            files = open_files(self.scene, self.bands, self.spec, self.access, handles)
         except StacchipError as err:
             if isinstance(err, TransientReadError) and not self.access.is_last_try:
                 raise
@@ -197,53 +162,27 @@ class _SceneCut:
                 list(pool.map(lambda file: self._read(file, sink, reasons), files))
         return reasons
 
-    def _open(self, handles: Handles) -> list[_File]:
-        """The files that hold the bands, each once."""
-        bands: dict[str, list[str]] = {}
-        for band in self.bands:
-            bands.setdefault(self.scene.asset(band).key, []).append(band)
-        return [self._open_file(handles, own) for own in bands.values()]
-
-    def _open_file(self, handles: Handles, bands: list[str]) -> _File:
-        asset = self.scene.asset(bands[0])
-        roots = self.access.local_roots
-        raster = handles.open(ref_of(self.scene, asset, self.access.storage or DEFAULT_STORAGE, roots))
-        named = self.spec.resampling if asset.kind == "continuous" else self.spec.resampling_classes
-        wish = None if named == "nearest" else named
-        way = way_of(self.scene, asset, raster, wish, native=self.spec.native)
-        numbers = {band: layers_of(self.scene, asset, band, raster) for band in bands}
-        wanted = [own for own in numbers.values() if own is not None]
-        if len(wanted) < len(numbers):
-            return _File(raster, way, None, dict.fromkeys(bands, slice(None)))
-        layers = sorted({number for own in wanted for number in own})
-        return _File(
-            raster, way, layers, {band: [layers.index(n) for n in own] for band, own in numbers.items() if own}
-        )
-
-    def _layout(self, files: list[_File]) -> SceneLayout:
+    def _layout(self, files: list[BandFile]) -> SceneLayout:
         found, nodata = {}, {}
         for file in files:
             dtype = np.dtype(file.raster.header.dtype if "complex_" not in file.raster.header.dtype else "complex64")
             side = file.way.side(self.spec.size)
-            for band, own in file.bands.items():
-                count = file.raster.header.layers if isinstance(own, slice) else len(own)
-                found[band] = (dtype, (count, side, side))
+            for band in file.bands:
+                found[band] = (dtype, (file.count(band), side, side))
                 nodata[band] = as_pixels_hold(file.raster.nodata, dtype)
         return SceneLayout({band: found[band] for band in self.bands}, {band: nodata[band] for band in self.bands})
 
-    def _read(self, file: _File, sink: Sink, reasons: dict[int, str]) -> None:
+    def _read(self, file: BandFile, sink: Sink, reasons: dict[int, str]) -> None:
         """Give the chips of one file to the sink; those that failed in another are left out."""
         is_left = np.array([int(row) not in reasons for row in self.rows])
         rows, places = self.rows[is_left], self.places[is_left]
         side = file.way.side(self.spec.size)
+        insides = file.way.on_grid(places)
         found = read_in_strips(
-            file.way.sources(places),
-            file.way.blocks(file.raster),
-            lambda window: file.way.read(file.raster, window, file.layers),
-            is_last_try=self.access.is_last_try,
+            file.way.sources(insides), file.way.blocks(file.raster), file, is_last_try=self.access.is_last_try
         )
         for number, pixels in found:
-            row, inside = int(rows[number]), Window(*map(int, places[number]))
+            row, inside = int(rows[number]), Window(*map(int, insides[number]))
             if isinstance(pixels, ReadError):
                 reasons.setdefault(row, str(pixels))
                 continue

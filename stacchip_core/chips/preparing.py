@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stacchip_core.chips.bands import check_native, resolve_bands
+from stacchip_core.chips.bands import check_gsd, check_native, resolve_bands
 from stacchip_core.chips.labels import scene_key_of_rows
 from stacchip_core.chips.lock import DatasetPlan, IndexPin, PlannedGroup, PlannedShard, canonical_json
 from stacchip_core.chips.selection import null_fractions, select_from
@@ -59,6 +59,7 @@ def choose(version: IndexVersion, spec: ChipSpec) -> Chosen:
     index = select_from(version, spec)
     bands = resolve_bands(index.scenes.values(), spec)
     check_native(index.scenes.values(), bands, spec)
+    check_gsd(index.scenes.values(), spec)
     rows = at_spec(version.items(["key", "size_px", "stride_px", "edge", "fingerprint"]), spec.grid)
     known = dict(zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
     return Chosen(version, spec, index, bands, {key: known[key] for key in index.scenes})

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stacchip_core.chips.bands import check_native, resolve_bands
-from stacchip_core.chips.cutting import Access, SceneLayout, cut_into
+from stacchip_core.chips.cutting import SceneLayout, cut_into
 from stacchip_core.chips.epoch import Deal, Rows
 from stacchip_core.chips.feed import Chip, Feed
+from stacchip_core.chips.files import Access
 from stacchip_core.chips.handles import Handles
 from stacchip_core.chips.selection import scene_keys, select_from
 from stacchip_core.chips.shards import Pixels

@@ -7,7 +7,7 @@ from stacchip_core.errors import SpecError
 
 # Take a key off when its behaviour is there; this module goes with the last one.
 SELECTION_LATER = ("area", "where", "per_item", "per_cell", "split")
-PIXELS_LATER = ("gsd", "radiometry", "dtype", "fill", "mask")
+PIXELS_LATER = ("radiometry", "dtype", "fill", "mask")
 
 
 def refuse_unavailable(spec: ChipSpec, *keys: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,16 @@ from numpy.typing import NDArray
 from stacchip_core.chips.blocks import Blocks
 from stacchip_core.errors import BandNotFoundError, InvalidItemError, UnsupportedGridError
 from stacchip_core.sources.cog import Raster
-from stacchip_core.sources.raster import Grid, Ratio, Window
+from stacchip_core.sources.raster import Grid, Ratio, Window, same_crs
 from stacchip_core.sources.scene import Scene, SceneAsset
 
 # Side of the squares in which a resampled raster is read, pixels of the grid; those of GDAL's own warper are narrower.
 _WARPED_BLOCK = 512
+# Pixels that the widest kernel, cubic, reaches to each side, and one for rounding.
+_KERNEL = 3
+# A GSD counts as a simple fraction of the grid's when it is as near as this; providers round pixel sizes to 1e-6 or so.
+_SAME_GSD = 1e-5
+_LARGEST_RATIO = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,8 @@ class Way:
     """From windows of the grid to pixels of a raster, and from these to those of a chip.
 
     Attributes:
-        grid: the scene's.
+        grid: the scene's, or one of other pixels over the same ground.
+        scale: pixels of `grid` along one of the scene's.
         ratio: how the raster's pixels divide the grid's; None: they don't line up.
         method: how it is resampled; "nearest" of an aligned raster picks or repeats pixels exactly.
         native: leave the raster its own pixels.
@@ -34,6 +42,13 @@ class Way:
     ratio: Ratio | None
     method: str
     native: bool = False
+    scale: Fraction = Fraction(1)
+
+    def on_grid(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows of the scene's grid, (n, 4): col, row, width, height, as windows of `grid`."""
+        up, down = self.scale.numerator, self.scale.denominator
+        starts, stops = places[:, :2] * up // down, -(-(places[:, :2] + places[:, 2:]) * up // down)
+        return np.concatenate([starts, stops - starts], axis=1)
 
     @property
     def exact(self) -> Ratio | None:
@@ -72,7 +87,17 @@ class Way:
 
     def side(self, size: int) -> int:
         """Pixels along a side of a chip of `size` pixels of the grid."""
-        return size * self.ratio.up // self.ratio.down if self.native and self.ratio else size
+        side = size * self.scale.numerator // self.scale.denominator
+        return side * self.ratio.up // self.ratio.down if self.native and self.ratio else side
+
+    def under(self, raster: Raster, windows: Sequence[Window]) -> list[Window]:
+        """The raster's own pixels that windows as `source` gives them are made of; none where that is hard to tell."""
+        grid = raster.header.grid
+        if self.exact is not None:
+            return list(windows)
+        if grid is None or not same_crs(grid.crs, self.grid.crs):
+            return []
+        return [found for window in windows if (found := _under(window, self.grid, grid)) is not None]
 
     def read(self, raster: Raster, window: Window, layers: Sequence[int] | None) -> NDArray[Any]:
         """Pixels of a window as `source` gives it, (layer, y, x)."""
@@ -93,7 +118,15 @@ class Way:
         return Blocks(self.grid.height, self.grid.width, _WARPED_BLOCK, _WARPED_BLOCK)
 
 
-def way_of(scene: Scene, asset: SceneAsset, raster: Raster, wish: str | None, *, native: bool = False) -> Way:
+def way_of(
+    scene: Scene,
+    asset: SceneAsset,
+    raster: Raster,
+    wish: str | None,
+    *,
+    native: bool = False,
+    gsd: float | None = None,
+) -> Way:
     """How an asset comes onto the chips of its scene.
 
     Args:
@@ -102,6 +135,7 @@ def way_of(scene: Scene, asset: SceneAsset, raster: Raster, wish: str | None, *,
         raster: the asset, open.
         wish: how it shall be resampled where its pixels are not the grid's; None: not at all.
         native: leave it its own pixels.
+        gsd: metres along a pixel of the chips; None: as the scene's grid.
 
     Raises:
         UnsupportedGridError: it is not aligned with the grid, and nobody said how to resample it.
@@ -109,6 +143,11 @@ def way_of(scene: Scene, asset: SceneAsset, raster: Raster, wish: str | None, *,
     if scene.grid is None:
         raise InvalidItemError(f"item {scene.item_id}: its scene in the index has no grid; index it again")
     ratio = scene.ratio_of(asset, raster.header.grid)
+    if gsd is not None and (scale := scale_to(scene.grid, gsd)) != 1:
+        grid, found = scaled(scene.grid, scale), raster.header.grid
+        ratio = None if found is None or ratio is None else grid.ratio_of(found)
+        if ratio is not None or wish is not None:
+            return Way(grid, ratio, "nearest" if ratio == Ratio(1, 1) else wish or "nearest", scale=scale)
     if ratio == Ratio(1, 1) or (ratio is not None and native):
         return Way(scene.grid, ratio, "nearest", native)
     if ratio is None and (wish is None or native):
@@ -118,6 +157,32 @@ def way_of(scene: Scene, asset: SceneAsset, raster: Raster, wish: str | None, *,
             "have it resampled"
         )
     return Way(scene.grid, ratio, wish or "nearest")
+
+
+def scale_to(grid: Grid, gsd: float) -> Fraction:
+    """Pixels of `gsd` metres along one of a grid: a simple fraction where it is near one, 1/2 for 20 m on 10 m."""
+    share = grid.gsd_m / gsd
+    simple = Fraction(share).limit_denominator(_LARGEST_RATIO)
+    return simple if abs(float(simple) / share - 1) < _SAME_GSD else Fraction(share)
+
+
+def scaled(grid: Grid, scale: Fraction) -> Grid:
+    """A grid of other pixels over the same ground."""
+    a, b, c, d, e, f = grid.transform
+    down = float(1 / scale)
+    height, width = (math.ceil(side * scale) for side in grid.shape)
+    return Grid(grid.crs, (a * down, b * down, c, d * down, e * down, f), height, width)
+
+
+def _under(window: Window, grid: Grid, other: Grid) -> Window | None:
+    """Pixels of another grid that a window is resampled from; None where it lies outside."""
+    cols = np.array([window.col, window.col + window.width] * 2, dtype=np.float64)
+    rows = np.repeat(np.array([window.row, window.row + window.height], dtype=np.float64), 2)
+    x, y = other.cols_rows(*grid.xy(cols, rows))
+    margin = _KERNEL * max(1.0, grid.pixel_size[0] / other.pixel_size[0])
+    left, top = max(0, math.floor(x.min() - margin)), max(0, math.floor(y.min() - margin))
+    right, bottom = min(other.width, math.ceil(x.max() + margin)), min(other.height, math.ceil(y.max() + margin))
+    return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
 def layers_of(scene: Scene, asset: SceneAsset, band: str, raster: Raster) -> list[int] | None:
