@@ -39,6 +39,7 @@ from stacchip_core.errors import (
 if TYPE_CHECKING:
     from stacchip_core.chips.chipper import Chipper
     from stacchip_core.chips.dataset import Dataset, materialize
+    from stacchip_core.chips.plan import plan
     from stacchip_core.chips.selection import select
     from stacchip_core.chips.spec import ChipSpec
     from stacchip_core.chips.stream import stream
@@ -61,6 +62,7 @@ _MODULES = {
     "Storage": "sources.access",
     "Warehouse": "warehouse.warehouse",
     "materialize": "chips.dataset",
+    "plan": "chips.plan",
     "select": "chips.selection",
     "stream": "chips.stream",
 }
@@ -100,6 +102,7 @@ __all__ = [
     "VersionNotFoundError",
     "Warehouse",
     "materialize",
+    "plan",
     "select",
     "stream",
 ]

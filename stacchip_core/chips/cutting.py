@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # of the bands of a chip
 
-_PLACE = ("col_off", "row_off", "valid_width", "valid_height")
+PLACE = ("col_off", "row_off", "valid_width", "valid_height")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def cut_into(sink: Sink, index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...
     """
     lacking = scenes_lacking(index.scenes, bands)
     keys = np.asarray(scene_key_of_rows(index.table), dtype=object)
-    places = np.stack([index.table[name].to_numpy().astype(np.int64) for name in _PLACE], axis=1)
+    places = np.stack([index.table[name].to_numpy().astype(np.int64) for name in PLACE], axis=1)
     reasons: dict[int, str] = {}
     handles = access.handles or Handles()
     try:

@@ -55,9 +55,8 @@ class BandFile:
 
     def fetch(self, runs: Sequence[Window]) -> None:
         """Fetch the blocks under some windows side by side, where the file is remote."""
-        prefetch = getattr(self.raster, "prefetch", None)
-        if prefetch is not None and (windows := self.way.under(self.raster, runs)):
-            prefetch(windows, self.layers)
+        if windows := self.way.under(self.raster, runs):
+            self.raster.prefetch(windows, self.layers)
 
     def read(self, run: Window) -> Pixels:
         """Pixels (layer, y, x) of a window."""
