@@ -25,6 +25,7 @@ CLASSES_AND_FUNCTIONS = {
     "Storage",
     "Warehouse",
     "materialize",
+    "plan",
     "select",
     "stream",
 }
