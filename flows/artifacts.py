@@ -25,7 +25,7 @@ from stacchip_core.warehouse.batch import ItemFailure
 PROGRESS_EVERY_SECONDS = 2.0  # of Prefect's API; a listener in this process hears of each step
 REASON_CHARACTERS = 300
 
-RETRIED = "the next run tries it again"
+RETRIED = "a later run tries it again"
 # What to do about an item that failed, by the stage it failed at; what is wrong with which asset is in the reason.
 NEXT_STEP = {
     "discover": f"see whether the catalog's file can be read; {RETRIED}",
@@ -91,7 +91,7 @@ def publish_index(key: str, outcome: IndexOutcome, pictures: Mapping[str, str]) 
     _table(
         f"{key}-failures",
         _failure_rows(outcome.failures),
-        f"{outcome.total.failed} items failed; the next run tries them again",
+        f"{outcome.total.failed} items failed; later runs try them again, or one with retry_failed does now",
     )
     _publish(key, index_headline(outcome.total), index_summary(outcome), pictures)
 
@@ -142,6 +142,8 @@ def index_summary(outcome: IndexOutcome) -> str:
     """Markdown: what an indexing run did."""
     total = outcome.total
     head = f"**{index_headline(total)}**"
+    if not total.tried and total.waiting:
+        return f"{head}\n\nNothing to do: {total.waiting} items that failed before are to be tried again later."
     if not total.tried:
         return f"{head}\n\nNothing to do: the index was up to date, and nothing was written."
     lines = [
@@ -155,6 +157,7 @@ def index_summary(outcome: IndexOutcome) -> str:
 def index_headline(total: Tally) -> str:
     """A run in one line; failures come first, since a run within its failure budget ends as completed."""
     counts = f"{total.new} new, {total.updated} updated, {total.same} the same, {total.failed} failed"
+    counts += f", {total.waiting} waiting for another try" if total.waiting else ""
     if not total.failed:
         return counts
     share = f"All {total.tried}" if total.failed == total.tried else f"{total.failed} of {total.tried}"
@@ -238,6 +241,7 @@ def _tally_rows(outcome: IndexOutcome) -> list[dict[str, Any]]:
             "updated": tally.updated,
             "same": tally.same,
             "failed": tally.failed,
+            "waiting": tally.waiting,
             "chips": tally.chips,
         }
         for tally in outcome.collections
@@ -252,7 +256,8 @@ def _emit_tallies(what: str, outcome: IndexOutcome) -> None:
 
 
 def _failure_rows(failures: Sequence[ItemFailure]) -> list[dict[str, Any]]:
-    rows = [{"item": plain(f.item), "stage": f.stage, "reason": plain(f.reason)} for f in failures]
+    ordered = sorted(failures, key=lambda one: one.cause)
+    rows = [{"item": plain(f.item), "stage": f.stage, "cause": f.cause, "reason": plain(f.reason)} for f in ordered]
     return [{**row, "next step": NEXT_STEP.get(row["stage"], RETRIED)} for row in rows]
 
 

@@ -16,29 +16,28 @@ from flows.overlap import Overlap, alone
 from flows.pictures import drawn, index_pictures
 from flows.results import FRESH_KEPT, IndexOutcome, Tally
 from flows.runner import AnyRunner, Runner, task_runner
+from flows.staging import Comparison, StagedPage
 from flows.tasks import (
-    StagedPage,
     commit_parts,
     index_batch,
     open_warehouse,
     run_all,
     run_logger,
+    stage_failed,
     stage_items,
 )
 from stacchip_core import IndexSettings, Storage
 from stacchip_core.chips.spec import NAME_PATTERN
-from stacchip_core.errors import StacchipError
+from stacchip_core.errors import FailureBudgetError, StacchipError
 from stacchip_core.sources.catalog import discover
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
 from stacchip_core.sources.validation import numbered
+from stacchip_core.warehouse.backoff import AT_ONCE, Backoff
 from stacchip_core.warehouse.batch import FAILURES_KEPT, BatchResult, ItemFailure
+from stacchip_core.warehouse.budget import FailureBudget
 from stacchip_core.warehouse.classify import collection_of
 from stacchip_core.warehouse.intake import safe_name
-
-
-class FailureBudgetError(StacchipError):
-    """More items failed than the configuration allows."""
 
 
 class IndexConfig(BaseModel):
@@ -96,6 +95,12 @@ class IndexConfig(BaseModel):
         le=1,
     )
     max_failed: int = Field(10, title="Failures tolerated", description="So many may fail, whatever their share.", ge=0)
+    retry_failed: bool = Field(
+        False, title="Retry failures now", description="Try all items that failed before; else only those that are due."
+    )
+    backoff: Backoff = Field(
+        Backoff(), title="Wait after failures", description="How long an item that failed is left alone."
+    )
     pictures: bool = Field(
         True, title="Pictures", description="Leave a coverage map and a contact sheet of what was new."
     )
@@ -113,6 +118,14 @@ class IndexConfig(BaseModel):
             profile=self.profile,
         )
 
+    def comparison(self) -> Comparison:
+        """How items that were found are compared with what is indexed."""
+        return Comparison(self.settings(), AT_ONCE if self.retry_failed else self.backoff, self.batch_items)
+
+    def failing(self) -> list[str]:
+        """Collections of the warehouse that may hold failures of this source; none where only the items tell."""
+        return [self.name] if self.name else [safe_name(one) for one in self.source.collections]
+
     @property
     def title(self) -> str:
         """What a run with these parameters is called."""
@@ -125,6 +138,7 @@ class _Run:
 
     config: IndexConfig
     settings: IndexSettings
+    how: Comparison
     runner: AnyRunner
     progress: Progress
 
@@ -140,7 +154,10 @@ def index_items(config: IndexConfig) -> IndexOutcome:
     progress = Progress(f"index-{config.title}-progress", "Indexing")
     settings, outcome = config.settings(), IndexOutcome()
     with alone(config.title, config.overlap), task_runner(config.max_workers, config.runner) as runner:
-        run = _Run(config, settings, runner, progress)
+        run = _Run(config, settings, config.comparison(), runner, progress)
+        tell("trying items again that failed")
+        staged = [stage_failed(config.warehouse, name, config.source, run.how) for name in config.failing()]
+        outcome += _index_staged(run, [one for one in staged if one.batches])
         tell("looking for items")
         for page in discover(config.source):
             outcome += _index_page(run, page)
@@ -160,7 +177,12 @@ def _index_page(run: _Run, page: Sequence[StagedItem]) -> IndexOutcome:
     """Index and commit the items of one page."""
     groups = _by_name(run, page)
     outcome = _homeless(groups.pop("", []))
-    staged = [_stage(run, name, items) for name, items in groups.items()]
+    return outcome + _index_staged(run, [_stage(run, name, items) for name, items in groups.items()])
+
+
+def _index_staged(run: _Run, staged: Sequence[StagedPage]) -> IndexOutcome:
+    """Index and commit what was staged."""
+    outcome = IndexOutcome()
     arguments = [
         {"warehouse": run.config.warehouse, "name": one.name, "staged_key": batch.key, "settings": run.settings}
         for one in staged
@@ -177,7 +199,7 @@ def _index_page(run: _Run, page: Sequence[StagedItem]) -> IndexOutcome:
 def _stage(run: _Run, name: str, items: Sequence[StagedItem]) -> StagedPage:
     """Find out which items are new or changed, and stage those."""
     tell(f"comparing {len(items):,} items with {name}")
-    return stage_items(run.config.warehouse, name, quote(items), run.settings, batch_items=run.config.batch_items)
+    return stage_items(run.config.warehouse, name, quote(items), run.how)
 
 
 def _commit(run: _Run, staged: StagedPage, results: Sequence[BatchResult | StacchipError]) -> IndexOutcome:
@@ -205,6 +227,8 @@ def _commit(run: _Run, staged: StagedPage, results: Sequence[BatchResult | Stacc
         same=staged.same,
         failed=commit.failed + len(lost),
         chips=commit.chips,
+        failed_again=commit.failed_again,
+        waiting=staged.waiting,
     )
     failures = (*(failure for part in parts for failure in part.failures), *lost)
     failed = {failure.item for failure in failures}
@@ -240,8 +264,9 @@ def _homeless(items: Sequence[StagedItem]) -> IndexOutcome:
 
 
 def is_over_budget(config: IndexConfig, total: Tally) -> bool:
-    """Whether more items failed than the run may have failing."""
-    return total.failed > config.max_failed and total.failed > config.max_failed_share * total.tried
+    """Whether more items failed than the run may have failing; those that had failed before count for nothing."""
+    budget = FailureBudget(max_failed=config.max_failed, max_failed_share=config.max_failed_share)
+    return budget.is_spent(total.failed - total.failed_again, total.tried - total.failed_again)
 
 
 def _warn_of_failures(outcome: IndexOutcome) -> None:

@@ -18,9 +18,9 @@ from flows.overlap import alone
 from flows.pictures import drawn, index_pictures
 from flows.results import FRESH_KEPT, IndexOutcome, ReindexOutcome, Tally
 from flows.runner import AnyRunner, task_runner
+from flows.staging import StagedPage
 from flows.tasks import (
     Chosen,
-    StagedPage,
     choose_items,
     commit_parts,
     count_stored,

@@ -20,6 +20,8 @@ class Tally:
         version: its version after the run; None where nothing was ever committed.
         new, updated, same, failed: items.
         chips: rows written for new and updated items.
+        failed_again: of those that failed, how many had failed before.
+        waiting: items that failed before and are to be tried again later.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Tally:
     same: int = 0
     failed: int = 0
     chips: int = 0
+    failed_again: int = 0
+    waiting: int = 0
 
     @property
     def tried(self) -> int:
@@ -38,7 +42,7 @@ class Tally:
     @property
     def found(self) -> int:
         """All items."""
-        return self.tried + self.same
+        return self.tried + self.same + self.waiting
 
     def __add__(self, later: Tally) -> Tally:
         """Both together; the version is that of the later one."""
@@ -50,6 +54,8 @@ class Tally:
             same=self.same + later.same,
             failed=self.failed + later.failed,
             chips=self.chips + later.chips,
+            failed_again=self.failed_again + later.failed_again,
+            waiting=self.waiting + later.waiting,
         )
 
 

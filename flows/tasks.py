@@ -24,6 +24,7 @@ from prefect.tasks import Task
 from flows.config import WarehouseConfig
 from flows.results import MaintainOutcome, MaterializeOutcome, MergeOutcome, Tally
 from flows.runner import AnyRunner
+from flows.staging import Comparison, StagedBatch, StagedPage
 from stacchip_core import ChipSpec, Dataset, IndexSettings, Storage, Warehouse
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_group, write_shard
 from stacchip_core.chips.lock import ShardInfo
@@ -31,6 +32,7 @@ from stacchip_core.errors import CommitConflictError, LookupFailedError, Stacchi
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.interval import parse_interval
 from stacchip_core.sources.item import StagedItem
+from stacchip_core.sources.source import Source
 from stacchip_core.warehouse.batch import BatchResult
 from stacchip_core.warehouse.classify import Classified, Rebuild
 from stacchip_core.warehouse.commit import Commit
@@ -42,30 +44,6 @@ STORED_BATCH_ITEMS = 8  # as IndexConfig.batch_items has it
 FILES_NAMED = 200  # of those that vacuum removes; all of them are counted
 RETRIES = 3
 RETRY_DELAYS_SECONDS = [2.0, 10.0, 30.0]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedBatch:
-    """Items written down for one task: the key of their file, and their ids."""
-
-    key: str
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StagedPage:
-    """Items of a page that are to be indexed for one collection.
-
-    Attributes:
-        name: of the collection in the warehouse.
-        version: of the collection that the items were compared with.
-        same: number of items that are indexed already, as they are or in a later form.
-    """
-
-    name: str
-    version: int
-    same: int
-    batches: tuple[StagedBatch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +123,23 @@ def open_warehouse(warehouse: WarehouseConfig) -> None:
 
 
 @task(name="stage", task_run_name="stage {name}", **ON_TRANSIENT_ERRORS)
-def stage_items(
-    warehouse: WarehouseConfig, name: str, items: Sequence[StagedItem], settings: IndexSettings, *, batch_items: int
-) -> StagedPage:
+def stage_items(warehouse: WarehouseConfig, name: str, items: Sequence[StagedItem], how: Comparison) -> StagedPage:
     """Find out which items are new or changed, and stage those in batches.
 
     A flow passes `quote(items)`: Prefect looks through all else for futures, for seconds where items are many.
     """
     opened = warehouse.open()
-    return _staged(opened, opened.classify(name, items, settings), batch_items)
+    return _staged(opened, opened.classify(name, items, how.settings, backoff=how.backoff), how.batch_items)
+
+
+@task(name="stage-failed", task_run_name="stage failures of {name}", **ON_TRANSIENT_ERRORS)
+def stage_failed(warehouse: WarehouseConfig, name: str, source: Source, how: Comparison) -> StagedPage:
+    """Stage the items of a source that failed before and are due: a catalog asked for what is new never names them."""
+    opened = warehouse.open()
+    items = opened.failed_items(name, how.settings, source, how.backoff)
+    if not items:
+        return StagedPage(name, version=0, same=0, batches=())
+    return _staged(opened, opened.classify(name, items, how.settings, backoff=how.backoff), how.batch_items)
 
 
 @task(name="stage", task_run_name="stage {name}", **ON_TRANSIENT_ERRORS)
@@ -188,6 +174,7 @@ def _staged(opened: Warehouse, found: Classified, batch_items: int) -> StagedPag
         name=found.name,
         version=found.version,
         same=found.same + found.older,
+        waiting=found.waiting,
         batches=tuple(StagedBatch(opened.stage(own), tuple(str(one.item.get("id")) for one in own)) for own in batches),
     )
 

@@ -16,6 +16,7 @@ from stacchip_core.errors import (
     CommitConflictError,
     CommitUnknownError,
     CorruptWarehouseError,
+    FailureBudgetError,
     HrefRefusedError,
     InputError,
     InvalidItemError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from stacchip_core.index.indexer import Indexer, IndexSettings
     from stacchip_core.sources.access import Storage
     from stacchip_core.sources.profiles import CollectionProfile
+    from stacchip_core.warehouse.budget import FailureBudget
     from stacchip_core.warehouse.version import IndexVersion
     from stacchip_core.warehouse.warehouse import Warehouse
 
@@ -56,6 +58,7 @@ _MODULES = {
     "Chipper": "chips.chipper",
     "CollectionProfile": "sources.profiles",
     "Dataset": "chips.dataset",
+    "FailureBudget": "warehouse.budget",
     "IndexSettings": "index.indexer",
     "IndexVersion": "warehouse.version",
     "Indexer": "index.indexer",
@@ -78,6 +81,8 @@ __all__ = [
     "CommitUnknownError",
     "CorruptWarehouseError",
     "Dataset",
+    "FailureBudget",
+    "FailureBudgetError",
     "HrefRefusedError",
     "IndexSettings",
     "IndexVersion",

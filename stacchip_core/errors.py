@@ -21,6 +21,7 @@ StacchipError
 ├── TransientError                 the same call may work later: retry
 │   ├── TransientReadError (ReadError)
 │   └── TransientStoreError (StoreError)
+├── FailureBudgetError             more items failed than a run may have failing; the others are committed
 ├── CommitConflictError            another writer was first: reload, then retry
 └── CommitUnknownError             nobody knows whether the commit landed: look first
 """
@@ -118,6 +119,10 @@ class TransientReadError(TransientError, ReadError):
 
 class TransientStoreError(TransientError, StoreError):
     """Object storage failed just now."""
+
+
+class FailureBudgetError(StacchipError):
+    """More items failed than may; what was committed stays."""
 
 
 class CommitConflictError(StacchipError):

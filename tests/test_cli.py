@@ -21,6 +21,7 @@ from stacchip_core.cli.printing import size
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.store import open_store
 from stacchip_core.warehouse.warehouse import Warehouse
+from tests.broken import WAYS, Folder
 from tests.care import filled, flipped, grow, later, new_warehouse
 from tests.data import REPO
 
@@ -323,3 +324,26 @@ def test_help_names_all_commands_and_loads_nothing_heavy() -> None:
 )
 def test_sizes_are_said_as_people_do(count: float, words: str) -> None:
     assert size(count) == words
+
+
+# --- failures
+
+
+def test_failures_are_listed_by_cause_and_tried_again(tmp_path: Path) -> None:
+    folder = Folder.made(tmp_path / "items", 8, dict(enumerate(WAYS)))
+    warehouse = Warehouse(tmp_path / "w", create=True, local_roots=[folder.path])
+    warehouse.index_items(folder.paths, chip_size=16)
+    shell = Shell(warehouse)
+    found = shell.json("failures", "tiny")
+    assert [one["cause"] for one in found] == sorted(WAYS) and {one["attempts"] for one in found} == {1}
+    (lost,) = shell.json("failures", "tiny@1", "--cause", "not-found")
+    assert (lost["item_id"], lost["stage"]) == ("tiny-00000", "read")
+    assert "1 not-found: a file is not there" in shell.run("failures", "collections/tiny")
+    assert "no cause 'gone'; there are not-found" in shell.run("failures", "tiny", "--cause", "gone", code=2)
+    again = CliRunner().invoke(app, [*shell.where, "retry-failed", "tiny", "--local-root", str(folder.path), "--json"])
+    assert (again.exit_code, json.loads(again.stdout)["failed_again"]) == (1, 5)
+    for number in folder.broken:
+        folder.mend(number)
+    done = shell.json("retry-failed", "tiny", "--local-root", str(folder.path))
+    assert (done["new"], done["failed"]) == (5, 0)
+    assert "no items failed" in shell.run("failures", "tiny")

@@ -19,6 +19,7 @@ CLASSES_AND_FUNCTIONS = {
     "Chipper",
     "CollectionProfile",
     "Dataset",
+    "FailureBudget",
     "IndexSettings",
     "IndexVersion",
     "Indexer",

@@ -14,14 +14,20 @@ from prefect.tasks import Task
 from flows import pictures, tasks
 from flows.artifacts import index_summary
 from flows.config import WarehouseConfig
-from flows.index_items import FailureBudgetError, IndexConfig, index_items, is_over_budget
+from flows.index_items import IndexConfig, index_items, is_over_budget
 from flows.materialize_chips import MaterializeConfig, materialize_chips
 from flows.merge_indexes import MergeConfig, merge_indexes
 from flows.results import IndexOutcome, Tally
 from flows.tasks import commit_parts, failed_with, index_batch
 from stacchip_core import ChipSpec, InputError, Storage, Warehouse
 from stacchip_core.chips.choices import BandChoice
-from stacchip_core.errors import CommitConflictError, StacchipError, TransientError, TransientStoreError
+from stacchip_core.errors import (
+    CommitConflictError,
+    FailureBudgetError,
+    StacchipError,
+    TransientError,
+    TransientStoreError,
+)
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
 from stacchip_core.warehouse.batch import ItemFailure
@@ -211,10 +217,31 @@ def test_items_that_fail_are_reported_and_the_others_committed(tmp_path: Path, c
     assert "scl" in reasons["read"].reason
     assert "not JSON" in reasons["discover"].reason
     again = index_items(config)
-    assert (again.total.new, again.total.same, again.total.failed) == (0, 1, 2)
+    total = again.total
+    assert (total.new, total.same, total.failed, total.waiting, total.found) == (0, 1, 0, 2, 3)
+    assert "to be tried again later" in index_summary(again)
     assert config.warehouse.open().collection("landsat-c2-l2").count() > 0
-    with pytest.raises(FailureBudgetError, match=r"2 of 2 items failed.*First: "):
-        index_items(config.model_copy(update={"max_failed": 0}))
+    elsewhere = config.model_copy(update={"warehouse": WarehouseConfig(root=str(tmp_path / "v")), "max_failed": 0})
+    with pytest.raises(FailureBudgetError, match=r"2 of 3 items failed.*First: "):
+        index_items(elsewhere)
+
+
+@server
+@pytest.mark.usefixtures("prefect_server")
+def test_failures_are_retried_though_their_catalog_does_not_name_them_again(tmp_path: Path, catalog: Path) -> None:
+    scl = catalog.parent / "S2B_32TMT_2024-06-15" / "scl.tif"
+    whole = scl.read_bytes()
+    scl.write_text("<html>not found</html>")
+    config = _config(tmp_path / "w", Source(url=str(catalog), collections=("sentinel-2-l2a",)))
+    assert index_items(config).total.failed == 1
+    scl.write_bytes(whole)
+    later = Source(url=str(catalog), collections=("sentinel-2-l2a",), datetime="2030")
+    waiting = config.model_copy(update={"source": later})
+    assert index_items(waiting).total.tried == 0, "not due"
+    mended = index_items(waiting.model_copy(update={"retry_failed": True}))
+    assert (mended.total.new, mended.total.failed) == (1, 0)
+    version = config.warehouse.open().collection("sentinel-2-l2a")
+    assert (version.version, version.failures().num_rows, version.items().num_rows) == (2, 0, 2)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from stacchip_core import IndexSettings
 from stacchip_core.errors import CorruptWarehouseError, VersionNotFoundError
 from stacchip_core.sources.item import StagedItem, fingerprint
 from stacchip_core.sources.profiles import load_profile
+from stacchip_core.warehouse.backoff import AT_ONCE
 from stacchip_core.warehouse.classify import (
     Verdict,
     candidate,
@@ -95,7 +96,10 @@ def test_an_older_form_than_the_committed_is_left() -> None:
 def test_items_that_failed_are_tried_again() -> None:
     store = memory_store()
     commit_pieces(store, "s2", [replace(live_as(item()), failure="read")])
-    assert classify(Manifest.load(store, "s2"), [item()], SETTINGS).new == (item(),)
+    (again,) = classify(Manifest.load(store, "s2"), [item()], SETTINGS, backoff=AT_ONCE).new
+    assert again == replace(item(), attempts=1)
+    found = classify(Manifest.load(store, "s2"), [item(), item(2)], SETTINGS)
+    assert (found.new, found.waiting) == ((item(2),), 1)
 
 
 def test_an_item_that_could_not_be_read_is_taken_along() -> None:
@@ -141,7 +145,7 @@ def test_an_item_that_is_live_after_its_later_form_failed_is_committed_again() -
     store = memory_store()
     commit_pieces(store, "s2", [live_as(item())])
     commit_pieces(store, "s2", [replace(live_as(item(form="b")), failure="read")])
-    assert classify(Manifest.load(store, "s2"), [item()], SETTINGS).updated == (item(),)
+    assert classify(Manifest.load(store, "s2"), [item()], SETTINGS).updated == (replace(item(), attempts=1),)
     commit_pieces(store, "s2", [live_as(item())])
     assert classify(Manifest.load(store, "s2"), [item()], SETTINGS).same == 1
 

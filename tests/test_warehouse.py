@@ -191,10 +191,12 @@ def test_failed_items_are_reported_and_mended_by_a_later_run(tmp_path: Path, fol
     assert isinstance(done, Commit) and (done.version, done.new, done.failed) == (1, 0, 2)
     failures = warehouse.collection("sentinel-2-l2a").failures().to_pylist()
     assert [(row["item_id"], row["stage"]) for row in failures] == [
-        (str(tmp_path / "nowhere.json"), "discover"),
+        ("nowhere.json", "discover"),
         (items[0]["id"], "item"),
     ]
-    mended = warehouse.index_items(items[:1], chip_size=SIZE, local_roots=[folder])
+    waiting = warehouse.index_items(items[:1], chip_size=SIZE, local_roots=[folder])
+    assert isinstance(waiting, Commit) and (waiting.version, waiting.tried, waiting.waiting) == (1, 0, 1)
+    mended = warehouse.index_items(items[:1], chip_size=SIZE, local_roots=[folder], retry_failed=True)
     assert isinstance(mended, Commit) and (mended.new, mended.failed) == (1, 0)
     assert warehouse.collection("sentinel-2-l2a").failures()["stage"].to_pylist() == ["discover"]
     with pytest.raises(InputError, match=r"nowhere\.json.*its collection is not known either: pass name="):
@@ -262,7 +264,8 @@ def test_two_collection_ids_with_one_name_are_refused(tmp_path: Path, folder: Pa
     other = copy.deepcopy(items[1]) | {"collection": "sentinel_2_l2a"}
     for number in range(2):
         done = warehouse.index_items([other, items[1]], profile="sentinel-2-l2a", chip_size=SIZE)
-        assert isinstance(done, Commit) and (done.version, done.new, done.failed) == (2, 1 - number, 1)
+        assert isinstance(done, Commit) and (done.version, done.new, done.failed) == (2, 1 - number, 1 - number)
+        assert done.waiting == number
     (row,) = warehouse.collection("sentinel-2-l2a").failures().to_pylist()
     assert (row["key"], row["stage"]) == (f"sentinel_2_l2a/{other['id']}", "item")
     assert "'sentinel_2_l2a', and 'sentinel-2-l2a' of the warehouse holds items of 'sentinel-2-l2a'" in row["reason"]

@@ -7,6 +7,9 @@ from stacchip_core.cli.root import app
 from stacchip_core.cli import look
 
 # isort: split
+from stacchip_core.cli import failures
+
+# isort: split
 from stacchip_core.cli import care
 
-__all__ = ["app", "care", "look"]
+__all__ = ["app", "care", "failures", "look"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from stacchip_core.errors import HrefRefusedError, InputError, InvalidItemError, ReadError, StacchipError
 from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.cause import cause_of
 from stacchip_core.sources.gate import host_of
-from stacchip_core.sources.item import StagedItem, checked, read_json
+from stacchip_core.sources.item import StagedItem, checked, is_name, read_json
 from stacchip_core.sources.source import local_path
 
 Document = dict[str, Any]
@@ -200,15 +201,18 @@ def checked_item(feature: object, name: str, base: str) -> StagedItem:
         found = feature.get("type") if isinstance(feature, dict) else type(feature).__name__
         return unreadable(name, ReadError(f"{name}: expected a STAC item (type Feature), found {found!r}"))
     try:
-        return StagedItem(checked(feature, name), base, host=host_of(base))
+        return StagedItem(checked(feature, name), base, host=host_of(base), found_as=name)
     except InvalidItemError as err:
-        return unreadable(name, err, _text(feature.get("collection")))
+        failed = unreadable(name, err, _text(feature.get("collection")))
+        own = feature.get("id")  # where that much is sound, the failure is the item's own
+        is_told = isinstance(own, str) and is_name(own)
+        return replace(failed, item={**failed.item, "type": "Feature", "id": own}) if is_told else failed
 
 
 def unreadable(name: str, error: StacchipError, collection: str | None = None) -> StagedItem:
     """The failure of one item, as data: named by where it should have been read."""
     known = {"collection": collection} if collection else {}
-    return StagedItem({"id": name, **known}, error=str(error))
+    return StagedItem({"id": name, **known}, error=str(error), cause=cause_of(error), found_as=name)
 
 
 def parse_document(text: bytes | str, href: str) -> Document:

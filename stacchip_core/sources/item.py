@@ -47,12 +47,20 @@ class StagedItem:
         base: URL it was read from, or its folder relative to a local root, in posix form ("" = the root itself).
         error: why discovery could not read it, if so.
         host: `host:port` that it was read from, by us; its files there may be read, whatever the host's address.
+        cause: the same in a word, one of `CAUSES`.
+        found_as: where its file is, as a failure of it is named: a URL, or a path below a local root.
+        attempts: how often it was tried before, as far as failures of it are on record.
+        mends: keys of failures that are over now that there is an item at `found_as`.
     """
 
     item: JSON
     base: str = ""
     error: str | None = None
     host: str = ""
+    cause: str = ""
+    found_as: str = ""
+    attempts: int = 0
+    mends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

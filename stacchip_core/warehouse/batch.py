@@ -23,6 +23,7 @@ from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.indexer import Indexer, IndexSettings
 from stacchip_core.index.schema import conform, table_bounds
 from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.cause import PASSING, cause_of, cause_of_words
 from stacchip_core.sources.item import ItemSource, StagedItem, unsigned
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.classify import candidate
@@ -46,11 +47,13 @@ class ItemFailure:
         item: its id.
         stage: "discover", "item" (its JSON), "read" (an asset) or "index".
         reason: names item, asset, what was expected and found.
+        cause: the same in a word, one of `CAUSES`.
     """
 
     item: str
     stage: str
     reason: str
+    cause: str = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ def read_staged(store: Store, key: str) -> list[StagedItem]:
     """Inverse of `stage`."""
     with naming(store, key):
         rows = [json.loads(line) for line in store.read(key).splitlines()]
-    return [StagedItem(**row) for row in rows]
+    return [StagedItem(**{**row, "mends": tuple(row.get("mends", ()))}) for row in rows]
 
 
 def index_batch(store: Store, name: str, items: Sequence[StagedItem], settings: IndexSettings) -> BatchResult:
@@ -124,7 +127,8 @@ def index_batch(store: Store, name: str, items: Sequence[StagedItem], settings: 
     Raises:
         StoreError, TransientStoreError: the warehouse could not be written.
     """
-    return write_batch(store, name, [index_item(staged, settings) for staged in items])
+    done = [index_item(staged, settings) for staged in items]
+    return write_batch(store, name, [*done, *(over for staged in items for over in mended(staged, settings))])
 
 
 def write_batch(store: Store, name: str, done: Sequence[Indexed]) -> BatchResult:
@@ -135,11 +139,23 @@ def write_batch(store: Store, name: str, done: Sequence[Indexed]) -> BatchResult
     failed = [one.state for one in done if one.state.op == "failed"]
     return BatchResult(
         part=_write_part(store, txn, pa.Table.from_pylist(rows, schema=ITEM_SCHEMA), files),
-        items=len(done) - len(failed),
+        items=sum(one.state.op == "add" for one in done),
         chips=sum(info.rows for info in files),
         failed=len(failed),
-        failures=tuple(ItemFailure(s.item_id, str(s.stage), str(s.reason)) for s in failed[:FAILURES_KEPT]),
+        failures=tuple(map(failure_of, failed[:FAILURES_KEPT])),
     )
+
+
+def failure_of(state: ItemState) -> ItemFailure:
+    """What people are told of an item that failed."""
+    return ItemFailure(state.item_id, str(state.stage), str(state.reason), state.cause or "other")
+
+
+def mended(staged: StagedItem, settings: IndexSettings) -> list[Indexed]:
+    """What takes failures of the item's file off the list."""
+    state = candidate(staged, settings).state
+    gone = replace(state, item_id=staged.found_as, op="delete", reason="its file could be read", cause=None)
+    return [Indexed(replace(gone, key=key), {}) for key in staged.mends]
 
 
 def index_item(staged: StagedItem, settings: IndexSettings) -> Indexed:
@@ -148,25 +164,30 @@ def index_item(staged: StagedItem, settings: IndexSettings) -> Indexed:
     An error that the item came with is of stage "item" where its JSON had been read, else of stage "discover".
     """
     state, item = candidate(staged, settings).state, unsigned(staged.item)
+    state = replace(state, attempts=staged.attempts + 1)  # of a failure; what succeeds has none
     if staged.error is not None:
+        cause = staged.cause or cause_of_words(staged.error)
         stage = "item" if "type" in item else "discover"
-        return Indexed(_failed(state, stage, staged.error), item, base=staged.base)
+        return Indexed(_failed(state, stage, staged.error, cause), item, base=staged.base)
     try:
         source = ItemSource(staged.item, staged.base, settings.local_roots, staged.host)
         index = Indexer.from_settings(source, settings).create_index()
     except StacchipError as err:
-        return Indexed(
-            _failed(state, _stage_of(err), str(err), isinstance(err, TransientError)), item, base=staged.base
-        )
+        return Indexed(_failed_by(err, state), item, base=staged.base)
     except Exception as err:  # a defect of ours that one scene brings to light must not cost the others
         logger.exception("item %s could not be indexed", state.item_id)
         reason = f"item {state.item_id}: {type(err).__name__}: {err}"
-        return Indexed(_failed(state, "index", reason), item, base=staged.base)
-    return Indexed(replace(state, rows=len(index)), item, index, staged.base)
+        return Indexed(_failed(state, "index", reason, "defect"), item, base=staged.base)
+    return Indexed(replace(state, rows=len(index), attempts=None, found_as=None), item, index, staged.base)
 
 
-def _failed(state: ItemState, stage: str, reason: str, is_transient: bool = False) -> ItemState:
-    return replace(state, op="failed", stage=stage, reason=reason, is_transient=is_transient)
+def _failed_by(error: StacchipError, state: ItemState) -> ItemState:
+    failed = _failed(state, _stage_of(error), str(error), cause_of(error))
+    return replace(failed, is_transient=failed.is_transient or isinstance(error, TransientError))
+
+
+def _failed(state: ItemState, stage: str, reason: str, cause: str) -> ItemState:
+    return replace(state, op="failed", stage=stage, reason=reason, cause=cause, is_transient=cause in PASSING)
 
 
 def _stage_of(error: StacchipError) -> str:

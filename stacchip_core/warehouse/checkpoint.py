@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from stacchip_core.errors import CorruptWarehouseError, ObjectNotFoundError, StoreError
 from stacchip_core.warehouse.entry import FileInfo, LogEntry, sealed
 from stacchip_core.warehouse.files import open_parquet, publish, read_whole
-from stacchip_core.warehouse.items import LIGHT, States, empty_rows, fold, row_groups_with, stamped
+from stacchip_core.warehouse.items import LIGHT, States, empty_rows, fold, row_groups_with, stamped, with_all
 from stacchip_core.warehouse.store import Store
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _FEW = 8  # items up to which their buckets are fetched one by one; for more of 
 _PATH = re.compile(r".*/checkpoints/(\d{20})-[0-9a-f-]{36}-(items|files)\.parquet")
 
 _STATE = stamped(empty_rows(LIGHT), 0).schema.append(pa.field("bucket", pa.uint16()))
-_REPEATED = ["recipe", "edge", "op", "stage", "base", "profile", "file"]
+_REPEATED = ["recipe", "edge", "op", "stage", "base", "profile", "file", "cause"]
 _FILES = pa.schema(
     [
         (name, pa.int64() if name == "version" else pa.string())
@@ -95,7 +95,7 @@ class Checkpoint:
                 wanted = None if keys is None else sorted(map(bucket_of, keys))
                 groups = range(file.num_row_groups) if wanted is None else row_groups_with(file, "bucket", wanted)
                 for group in groups:
-                    rows = file.read_row_group(group)
+                    rows = with_all(file.read_row_group(group), _STATE)  # an earlier release has fewer columns
                     yield rows if chosen is None else rows.filter(pc.is_in(rows["key"], chosen))
 
 

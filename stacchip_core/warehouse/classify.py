@@ -12,7 +12,9 @@ from typing import Literal
 from stacchip_core.errors import StacchipError
 from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.item import StagedItem, fingerprint, is_name, updated
+from stacchip_core.warehouse.backoff import DEFAULT_BACKOFF, Backoff
 from stacchip_core.warehouse.items import Identity, ItemState, states_of
+from stacchip_core.warehouse.known_failures import Candidate, path_keys, waiting_of, with_failures
 from stacchip_core.warehouse.manifest import Manifest
 
 # What asking for the profile of an item that is no proper STAC item may raise.
@@ -30,6 +32,7 @@ class Verdict(Enum):
     UPDATED = "updated"
     SAME = "same"
     OLDER = "older"  # the index holds a later form of it
+    WAITING = "waiting"  # it failed as it is, and its next try is not due
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Classified:
             of another collection id, with `error` set, so that their failure goes on record.
         same: number of items that are live as they are.
         older: number of items of which the index holds a later form.
+        waiting: number of items that failed as they are and are not due for another try.
         stale: keys among `same` that were indexed under another recipe; they are rebuilt only when asked.
     """
 
@@ -54,14 +58,7 @@ class Classified:
     same: int
     older: int
     stale: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An item that was found, with what decides whether it is to be indexed."""
-
-    staged: StagedItem
-    state: ItemState
+    waiting: int = 0
 
 
 def collection_of(item: Mapping[str, object], settings: IndexSettings) -> str:
@@ -88,7 +85,8 @@ def in_collection(staged: StagedItem, collection: str, name: str) -> StagedItem:
         return staged
     if not named:
         return replace(staged, item={**staged.item, "collection": collection})
-    return replace(staged, error=f"item {staged.item.get('id')}: {other_collection(named, collection, name)}")
+    error = f"item {staged.item.get('id')}: {other_collection(named, collection, name)}"
+    return replace(staged, error=error, cause="collection")
 
 
 def other_collection(found: object, collection: str, name: str) -> str:
@@ -125,14 +123,24 @@ def candidate(staged: StagedItem, settings: IndexSettings) -> Candidate:
             file=None,
             row_group=None,
             rows=0,
+            cause=staged.cause or None,
+            found_as=staged.found_as or None,
         ),
     )
 
 
 def classify(
-    manifest: Manifest, items: Iterable[StagedItem], settings: IndexSettings, *, rebuild: Rebuild = "none"
+    manifest: Manifest,
+    items: Iterable[StagedItem],
+    settings: IndexSettings,
+    *,
+    rebuild: Rebuild = "none",
+    backoff: Backoff = DEFAULT_BACKOFF,
 ) -> Classified:
-    """Compare items with a collection; what is to be rebuilt counts as updated."""
+    """Compare items with a collection; what is to be rebuilt counts as updated.
+
+    One that failed as it is waits until its next try is due, unless something is to be rebuilt.
+    """
     given = list(items)
     sound = [staged.item for staged in given if staged.error is None]
     collection = (
@@ -141,11 +149,13 @@ def classify(
         or usual_collection(collection_of(item, settings) for item in sound)
     )
     found = newest_of_each([candidate(in_collection(staged, collection, manifest.name), settings) for staged in given])
-    states = manifest.states({identity.key for identity in found})
+    states = manifest.states({*(identity.key for identity in found), *path_keys(found.values())})
     live = {state.identity: state for state in states_of(states.live)}
-    failed = {state.identity for state in states_of(states.failed)}
+    failed = {state.identity: state for state in states_of(states.failed)}
+    found = with_failures(found, failed)
+    waiting = waiting_of(found, failed, manifest.store, backoff) if rebuild == "none" else set[Identity]()
     verdicts = {
-        identity: compare(one.state, live.get(identity), has_failed=identity in failed)
+        identity: Verdict.WAITING if identity in waiting else _verdict(one, live.get(identity), identity in failed)
         for identity, one in found.items()
     }
     same = {identity for identity, verdict in verdicts.items() if verdict is Verdict.SAME}
@@ -164,7 +174,15 @@ def classify(
         same=len(by_verdict[Verdict.SAME]),
         older=len(by_verdict[Verdict.OLDER]),
         stale=tuple(identity.key for identity in verdicts if identity in stale - again),
+        waiting=len(by_verdict[Verdict.WAITING]),
     )
+
+
+def _verdict(found: Candidate, live: ItemState | None, has_failed: bool) -> Verdict:
+    """What an item means; one that mends the failure of its file is looked at again, so that this goes on record."""
+    if found.staged.mends and live is not None:
+        return Verdict.UPDATED
+    return compare(found.state, live, has_failed=has_failed)
 
 
 def newest_of_each(found: Iterable[Candidate]) -> Mapping[Identity, Candidate]:

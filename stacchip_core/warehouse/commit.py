@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version as installed_version
@@ -42,6 +44,9 @@ class Commit:
         deleted: items taken out of the index.
         failed: items that failed in this run, whether that is news or was known.
         chips: rows committed.
+        failed_again: of those that failed, how many had failed before.
+        waiting: items that failed before and were left alone, as their next try was not due.
+        causes: how many failed by which cause, of those that failed in this run.
     """
 
     name: str
@@ -52,6 +57,19 @@ class Commit:
     deleted: int = 0
     failed: int = 0
     chips: int = 0
+    failed_again: int = field(default=0, compare=False)
+    waiting: int = 0
+    causes: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+
+    @property
+    def tried(self) -> int:
+        """Items that this run indexed, or tried to."""
+        return self.new + self.updated + self.failed
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of the items that were tried are not in the index."""
+        return self.failed > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +113,10 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     for attempt in range(_ATTEMPTS):
         before, settled = settled, settle(own.states, states, work.read_version, is_rebuilt=work.is_rebuilt)
         if not settled.places:
-            return Commit(manifest.name, manifest.version, manifest.sha256, failed=_failed(own))
+            return replace(_failures(own), name=manifest.name, version=manifest.version, sha256=manifest.sha256)
         _refuse_other_types(manifest, own, settled)
         if items is None or settled != before:
-            items = _write_items(manifest, own.rows, settled)
+            items = _write_items(manifest, own.rows, settled, work.written_at)
         stored_at = manifest.store.modified(items.path)
         _refuse_old(work, items, stored_at)
         if checkpoint is None or checkpoint.version <= manifest.base:
@@ -115,14 +133,14 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
         if checkpoint is not None:
             write_hint(manifest.store, manifest.log.folder, done.version)
         counts = done.counts
-        return Commit(
-            manifest.name,
-            done.version,
-            done.sha256,
+        return replace(
+            _failures(own),
+            name=manifest.name,
+            version=done.version,
+            sha256=done.sha256,
             new=counts.new,
             updated=counts.updated,
             deleted=counts.deleted,
-            failed=_failed(own),
             chips=counts.chips,
         )
     raise CommitConflictError(f"collection {manifest.name!r}: lost {_ATTEMPTS} races for the next version; run again")
@@ -170,7 +188,8 @@ def _with_others_failed(rows: pa.Table, collection: str, name: str) -> pa.Table:
         for item_id, one in zip(rows["item_id"].to_pylist(), found, strict=True)
     ]
     nothing = dict.fromkeys(("scene", "file", "row_group", "datetime", "bbox"))
-    failure = {**nothing, "op": "failed", "stage": "item", "reason": reasons, "is_transient": False, "rows": 0}
+    why = {"stage": "item", "reason": reasons, "is_transient": False, "cause": "collection", "attempts": 1}
+    failure = {**nothing, **why, "op": "failed", "rows": 0}
     for column, value in failure.items():
         kind = ITEM_SCHEMA.field(column)
         other = pa.array(value if isinstance(value, list) else [value] * len(rows), kind.type)
@@ -204,9 +223,21 @@ def _refuse_other_types(manifest: Manifest, own: Own, settled: Settled) -> None:
             )
 
 
-def _write_items(manifest: Manifest, rows: pa.Table, settled: Settled) -> FileInfo:
+def _decided(settled: Settled, failed_at: datetime | None) -> Iterator[tuple[str, Sequence[object]]]:
+    """Columns of item rows that only a commit can fill; `failed_at`: when the run was, by the store's clock."""
+    is_failed = [op == "failed" for op in settled.ops]
+    yield "op", settled.ops
+    yield "was", settled.was
+    yield "last_failed", [failed_at if failed else None for failed in is_failed]
+    yield (
+        "first_failed",
+        [(since or failed_at) if failed else None for since, failed in zip(settled.since, is_failed, strict=True)],
+    )
+
+
+def _write_items(manifest: Manifest, rows: pa.Table, settled: Settled, failed_at: datetime | None) -> FileInfo:
     table = rows.take(pa.array(settled.places, pa.int64()))
-    for name, values in (("op", settled.ops), ("was", settled.was)):
+    for name, values in _decided(settled, failed_at):
         field = ITEM_SCHEMA.field(name)
         table = table.set_column(ITEM_SCHEMA.get_field_index(name), field, pa.array(values, field.type))
     path = f"collections/{manifest.name}/items/{uuid.uuid4()}.parquet"
@@ -269,5 +300,9 @@ def writer() -> dict[str, object]:
     return {"host": platform.node(), "pid": os.getpid(), "software": _software()}
 
 
-def _failed(own: Own) -> int:
-    return sum(state.op == "failed" for state in own.states)
+def _failures(own: Own) -> Commit:
+    """What is to be told of a run's failures, whether they are news or were known."""
+    failed = [state for state in own.states if state.op == "failed"]
+    causes = Counter(state.cause or "other" for state in failed)
+    again = sum((state.attempts or 1) > 1 for state in failed)
+    return Commit("", 0, "", failed=len(failed), failed_again=again, causes=tuple(sorted(causes.items())))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stacchip_core.errors import InputError, ReadError, StacchipError
+from stacchip_core.errors import InputError, StacchipError
 from stacchip_core.index.indexer import IndexSettings
-from stacchip_core.sources.access import is_remote, unsigned_href
+from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.cause import cause_of
 from stacchip_core.sources.item import StacObject, StagedItem, read_item
 from stacchip_core.sources.source import Source, local_path
 from stacchip_core.warehouse.classify import collection_of
@@ -118,26 +119,33 @@ def _roots_of(paths: Sequence[Path], roots: tuple[str, ...]) -> tuple[str, ...]:
 
 def _read(item: Item, roots: tuple[str, ...]) -> Found:
     """Read an item; one that can't be has `error` set."""
+    name = _name_at(item, roots)
     try:
         source = read_item(item, roots)
-    except ReadError as err:
-        return Found(StagedItem({"id": unsigned_href(str(item))}, error=str(err)), roots)
     except StacchipError as err:
-        return Found(StagedItem(_remains_of(item), error=str(err)), roots)
+        kept = {"id": name} if name else _remains_of(item)
+        return Found(StagedItem(kept, error=str(err), cause=cause_of(err), found_as=name), roots)
     except Exception as err:  # what an object of another library raises when it is asked for its JSON
         logger.exception("an item could not be read")
-        return Found(StagedItem(_remains_of(item), error=f"{type(err).__name__}: {err}"), roots)
-    return Found(StagedItem(source.item, source.base, host=source.host), source.local_roots)
+        return Found(StagedItem(_remains_of(item), error=f"{type(err).__name__}: {err}", cause="item"), roots)
+    return Found(StagedItem(source.item, source.base, host=source.host, found_as=name), source.local_roots)
 
 
-def _remains_of(item: Item) -> dict[str, Any]:
+def _name_at(item: Item, roots: tuple[str, ...]) -> str:
+    """What an item's file is called: its URL without signature, or its path below a local root; "" for no file."""
+    path = _path_of(item)
+    if path is None:
+        return unsigned_href(item) if isinstance(item, str) else ""
+    root = next((root for root in roots if path.is_relative_to(Path(root).resolve())), None)
+    return path.relative_to(Path(root).resolve()).as_posix() if root else path.name
+
+
+def _remains_of(item: object) -> dict[str, Any]:
     """What is kept of an item that is none: enough to tell it by."""
-    if isinstance(item, str | Path):
-        text = str(item)
-        return {"id": unsigned_href(text) if is_remote(text) else text}
-    get = item.get if isinstance(item, Mapping) else lambda name: getattr(item, name, None)
-    collection = get("collection") if isinstance(item, Mapping) else get("collection_id")
-    kept = {"type": "Feature", "id": str(get("id"))[:512]}
+    given = item if isinstance(item, Mapping) else None
+    collection = given.get("collection") if given is not None else getattr(item, "collection_id", None)
+    item_id = given.get("id") if given is not None else getattr(item, "id", None)
+    kept = {"type": "Feature", "id": str(item_id)[:512]}
     return {**kept, "collection": collection} if isinstance(collection, str) else kept
 
 

@@ -25,7 +25,9 @@ from stacchip_core.warehouse.store import Store
 _TIME = pa.timestamp("us", tz="UTC")
 
 # One row: one item at one chip size, stride and edge. `op`: "add", "update", "delete", or "failed" with stage and
-# reason. `base`: URL of the item's file, or its folder relative to a local root; with `profile`, the name of the
+# reason, in a word `cause`, `attempts` since it was last fine, first and last of them by the store's clock, and
+# `found_as`, where its file is.
+# `base`: URL of the item's file, or its folder relative to a local root; with `profile`, the name of the
 # profile, and `item` all that a scene is made of. `file`, `row_group`, `offset`, `rows`: where its chips are, the
 # first of them `offset` rows into the row group; null and 0 where it has none. `datetime`: of the item; `was`: of the
 # form that an update or delete took the place of. `bbox`: of its chips, degrees.
@@ -54,8 +56,14 @@ ITEM_SCHEMA = pa.schema(
         ("datetime", _TIME),
         ("was", _TIME),
         ("bbox", pa.struct([(side, pa.float64()) for side in ("xmin", "ymin", "xmax", "ymax")])),
+        ("cause", pa.string()),
+        ("attempts", pa.int32()),
+        ("first_failed", _TIME),
+        ("last_failed", _TIME),
+        ("found_as", pa.string()),
     ]
 )
+OF_FAILURES = ("stage", "reason", "is_transient", "cause", "attempts", "first_failed", "last_failed", "found_as")
 HEAVY = ("item", "scene")  # the JSON columns: nearly all bytes of an items file
 LIGHT = tuple(name for name in ITEM_SCHEMA.names if name not in HEAVY)
 IDENTITY = ("key", "size_px", "stride_px", "edge")
@@ -93,6 +101,11 @@ class ItemState:
     rows: int
     datetime: dt.datetime | None = None
     version: int = 0
+    cause: str | None = None
+    attempts: int | None = None
+    first_failed: dt.datetime | None = None
+    last_failed: dt.datetime | None = None
+    found_as: str | None = None
 
     @property
     def identity(self) -> Identity:

@@ -154,15 +154,21 @@ class Manifest:
             return self._undamaged(err).states(keys)
         return fold([*before, *self.changes_since(self.base, keys)])
 
-    def rows_of(self, live: pa.Table, columns: Sequence[str]) -> pa.Table:
-        """What light rows (with `version`) stand for: any columns of `ITEM_SCHEMA`, sorted by identity."""
+    def rows_of(self, light: pa.Table, columns: Sequence[str], *, has_failed: bool = False) -> pa.Table:
+        """What light rows (with `version`) stand for: any columns of `ITEM_SCHEMA`, sorted by identity.
+
+        Args:
+            light: rows of `states()`: live or deleted ones, or failed ones.
+            columns: wanted ones.
+            has_failed: whether they are failed ones.
+        """
         wanted = list(dict.fromkeys([*IDENTITY, "op", *columns]))
         found = [empty_rows(wanted)]
-        files = self.items_files(set(pc.unique(live["version"]).to_pylist()))
+        files = self.items_files(set(pc.unique(light["version"]).to_pylist()))
         for version, info in files.items():
-            own = live.filter(pc.equal(live["version"], version)).select(list(IDENTITY))
+            own = light.filter(pc.equal(light["version"], version)).select(list(IDENTITY))
             rows = read_items(self.store, info, wanted, own["key"].to_pylist())
-            rows = rows.filter(pc.not_equal(rows["op"], "failed"))
+            rows = rows.filter(pc.equal(pc.equal(rows["op"], "failed"), has_failed))
             found.append(rows_in(rows, own))
         ordered = pa.concat_tables(found).sort_by([(name, "ascending") for name in IDENTITY])
         return ordered.select(list(columns))

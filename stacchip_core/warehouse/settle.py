@@ -19,6 +19,7 @@ class Settled:
         places: which rows of the run's table.
         ops: what each does: "add", "update", "delete" or "failed".
         was: datetime of the form that each takes the place of, if it does.
+        since: when each that failed was first found failing, if that is on record.
         chips: rows of chips they bring.
         change: what they do to the totals.
     """
@@ -26,6 +27,7 @@ class Settled:
     places: tuple[int, ...]
     ops: tuple[str, ...]
     was: tuple[datetime | None, ...]
+    since: tuple[datetime | None, ...]
     chips: int
     change: Totals
 
@@ -68,6 +70,7 @@ def settle(mine: Sequence[ItemState], states: States, read_version: int, *, is_r
         places=tuple(ops),
         ops=tuple(ops.values()),
         was=tuple(before.datetime if (before := gone.get(place)) else None for place in ops),
+        since=tuple(before.first_failed if (before := failed.get(mine[place].identity)) else None for place in ops),
         chips=chips,
         change=Totals(items=len(come) - len(went), chips=chips - sum(state.rows for state in went)),
     )
@@ -126,6 +129,7 @@ def _is_same(one: ItemState, other: ItemState) -> bool:
 
 
 def _is_same_failure(one: ItemState, other: ItemState) -> bool:
-    """Whether a failure is the one already on record; what a passing one says varies."""
+    """Whether a failure is the one already on record, and not of a later try; what a passing one says varies."""
     is_alike = (one.stage, one.is_transient) == (other.stage, other.is_transient)
-    return _is_same(one, other) and is_alike and (bool(one.is_transient) or one.reason == other.reason)
+    is_later = (one.attempts or 1) > (other.attempts or 1)
+    return _is_same(one, other) and is_alike and not is_later and (bool(one.is_transient) or one.reason == other.reason)

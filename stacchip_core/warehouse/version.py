@@ -145,12 +145,18 @@ class CollectionVersion(IndexVersion):
         forms = dict.fromkeys(zip(rows["item"].to_pylist(), rows["base"].to_pylist(), strict=True))
         return [StagedItem(json.loads(item), base or "") for item, base in forms]
 
-    def failures(self) -> pa.Table:
-        """Item rows of last attempts that failed, with `stage` and `reason`; a later success takes one off the list.
+    @property
+    def manifest(self) -> Manifest:
+        """The log up to here."""
+        return self._manifest
 
+    def failures(self) -> pa.Table:
+        """Item rows of last attempts that failed, by cause and item; a later success takes one off the list.
+
+        `stage`, `reason` and `cause` say why, `attempts`, `first_failed` and `last_failed` how often and since when.
         The item may be live nevertheless, with the rows of before.
         """
-        return self._manifest.states().failed
+        return self._manifest.states().failed.sort_by([(name, "ascending") for name in ("cause", *IDENTITY)])
 
     def _scene_rows(self, keys: Collection[str], spec: GridSpec) -> pa.Table:
         live = self._manifest.states(keys).live

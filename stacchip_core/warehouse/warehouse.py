@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,12 @@ from stacchip_core.errors import InputError, VersionNotFoundError
 from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.access import Storage, as_roots
 from stacchip_core.sources.item import StagedItem
+from stacchip_core.sources.source import Source
 from stacchip_core.warehouse import batch
+from stacchip_core.warehouse.again import failed_items
+from stacchip_core.warehouse.backoff import AT_ONCE, DEFAULT_BACKOFF, Backoff
 from stacchip_core.warehouse.batch import BatchResult
+from stacchip_core.warehouse.budget import FailureBudget
 from stacchip_core.warehouse.care.expire import Expiry, expire
 from stacchip_core.warehouse.care.problems import Report
 from stacchip_core.warehouse.care.repair import Repair, repair
@@ -28,6 +30,7 @@ from stacchip_core.warehouse.commit import Commit, commit
 from stacchip_core.warehouse.diff import Diff, diff
 from stacchip_core.warehouse.entry import NAME
 from stacchip_core.warehouse.format import FORMAT_KEY, check_format, make_format
+from stacchip_core.warehouse.indexing import IndexRun, Patient
 from stacchip_core.warehouse.intake import Grouping, Item, read_items, safe_name
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.manifest import Manifest
@@ -37,10 +40,6 @@ from stacchip_core.warehouse.version import CollectionVersion, CombinedVersion, 
 from stacchip_core.warehouse.work import read_work, removal
 
 __all__ = ["FORMAT_KEY", "Warehouse", "safe_name"]
-
-PAGE_ITEMS = 2000  # items of a commit: what a run that is killed may lose
-_BATCH_ITEMS = 16
-_THREADS = 4  # for the waiting on remote files; indexing local ones is work for the CPU, and gains nothing from threads
 
 
 class Warehouse:
@@ -87,7 +86,15 @@ class Warehouse:
         """Class and root."""
         return f"Warehouse({self.root!r})"
 
-    def index_items(self, items: Iterable[Item], *, name: str | None = None, **settings: Any) -> Commit | list[Commit]:
+    def index_items(
+        self,
+        items: Iterable[Item],
+        *,
+        name: str | None = None,
+        retry_failed: bool = False,
+        budget: FailureBudget | None = None,
+        **settings: Any,
+    ) -> Commit | list[Commit]:
         """Index what is new or changed among items, and commit it.
 
         An item that can't be read or indexed, or belongs to another collection id than the rest of its collection, is
@@ -97,6 +104,8 @@ class Warehouse:
             items: `pystac.Item`, plain JSON, or paths or URLs of item files. Those given as local paths may read from
                 the folder that all of them have in common.
             name: collection of the warehouse; None: made from each item's collection id.
+            retry_failed: try items that failed before at once; else each waits until its next try is due.
+            budget: how many may fail; None: 10, or half of them.
             settings: as for `Indexer`: chip_size, stride, edge, profile, max_nodata, grid, local_roots, storage.
 
         Returns:
@@ -105,37 +114,52 @@ class Warehouse:
         Raises:
             InputError: a setting is out of bounds; local paths have no folder in common; or, once all others are
                 committed, an item could not be read and nothing tells which collection its failure belongs to.
+            FailureBudgetError: too many items failed; what was committed stays, and no further page was begun.
         """
-        chosen, commits = _settings(settings), dict[str, Commit]()
-        grouping = Grouping(name, chosen)
+        chosen = _settings(settings)
+        patient = Patient(AT_ONCE if retry_failed else DEFAULT_BACKOFF, budget or FailureBudget())
         found = read_items(items, (*chosen.local_roots, *self.local_roots))
-        with ThreadPoolExecutor(_THREADS) as pool:
-            while page := list(islice(found, PAGE_ITEMS)):
-                for (one, roots), staged in grouping.groups(page).items():
-                    own = chosen.model_copy(update={"local_roots": roots})
-                    commits[one] = _together(commits.get(one), self._index_group(pool, one, staged, own))
-        grouping.check()
-        done = [commits[one] for one in sorted(commits)]
+        done = IndexRun(self.store, chosen, patient).index_found(found, Grouping(name, chosen))
         return done[0] if len(done) == 1 else done
 
-    def _index_group(
-        self, pool: ThreadPoolExecutor, name: str, items: Sequence[StagedItem], settings: IndexSettings
-    ) -> Commit:
-        found = self.classify(name, items, settings)
-        todo = (*found.new, *found.updated)
-        batches = [todo[start : start + _BATCH_ITEMS] for start in range(0, len(todo), _BATCH_ITEMS)]
-        parts = pool.map(lambda own: batch.index_batch(self.store, name, own, settings).part, batches)
-        return self.commit(name, list(parts), read_version=found.version)
+    def retry_failed(self, name: str, **settings: Any) -> Commit:
+        """Try the failures of a collection once more, now, at the chip sizes they failed at.
+
+        The file of each is read again where it is known; else the item is taken as it was found.
+
+        Args:
+            name: of the collection.
+            settings: those that its items are indexed with, and that decide their rows: profile, max_nodata, grid; and
+                local_roots, storage.
+
+        Raises:
+            VersionNotFoundError: no such collection.
+        """
+        manifest, chosen = self.collection(name).manifest, _settings(settings)
+        own = chosen.model_copy(update={"local_roots": (*chosen.local_roots, *self.local_roots)})
+        return IndexRun(self.store, own, Patient(AT_ONCE)).retry(manifest)
+
+    def failed_items(self, name: str, settings: IndexSettings, source: Source, backoff: Backoff) -> list[StagedItem]:
+        """Items of a source that failed at the same size, stride and edge, and are due, as the source has them now."""
+        own = settings.model_copy(update={"local_roots": (*settings.local_roots, *self.local_roots)})
+        return list(failed_items(self._manifest(name), own, backoff, source))
 
     def classify(
-        self, name: str, items: Iterable[StagedItem], settings: IndexSettings, *, rebuild: Rebuild = "none"
+        self,
+        name: str,
+        items: Iterable[StagedItem],
+        settings: IndexSettings,
+        *,
+        rebuild: Rebuild = "none",
+        backoff: Backoff = DEFAULT_BACKOFF,
     ) -> Classified:
-        """Compare items with what is indexed at the same size, stride and edge; reads no pixels, writes nothing.
+        """Compare items with what is indexed at the same size, stride and edge; reads no pixels, commits nothing.
 
         An item without a collection id takes that of the collection; one with another is new, with `error` set. With
-        `rebuild`, items that are indexed as they are count as updated: "all", or those of an old recipe ("stale").
+        `rebuild`, items that are indexed as they are count as updated: "all", or those of an old recipe ("stale"). One
+        that failed as it is waits, by `backoff` and the store's clock, until its next try is due.
         """
-        return classify(self._manifest(name), items, settings, rebuild=rebuild)
+        return classify(self._manifest(name), items, settings, rebuild=rebuild, backoff=backoff)
 
     def stage(self, items: Sequence[StagedItem]) -> str:
         """Write items down for `index_batch`, without signatures; returns the key, which is all that has to travel."""
@@ -324,11 +348,3 @@ def _checked_name(name: str) -> str:
 def _settings(given: Mapping[str, Any]) -> IndexSettings:
     roots = as_roots(given.get("local_roots") or ())
     return IndexSettings.of(**{**given, "local_roots": roots, "storage": given.get("storage") or Storage()})
-
-
-def _together(before: Commit | None, after: Commit) -> Commit:
-    if before is None:
-        return after
-    counts = ("new", "updated", "deleted", "failed", "chips")
-    sums = {field: getattr(before, field) + getattr(after, field) for field in counts}
-    return replace(after, **sums)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from stacchip_core.errors import LookupFailedError
 from stacchip_core.warehouse.entry import FileInfo, canonical
 from stacchip_core.warehouse.files import naming
-from stacchip_core.warehouse.items import ITEM_SCHEMA, last_of_each, with_all
+from stacchip_core.warehouse.items import ITEM_SCHEMA, OF_FAILURES, last_of_each, with_all
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.store import Store
 
@@ -77,7 +77,7 @@ def removal(manifest: Manifest, item_ids: Collection[str], reason: str) -> Work:
         known = pa.concat_tables([known, failed.filter(pc.is_in(failed["item_id"], pa.array(sorted(strange))))])
     if missing := sorted(set(item_ids) - set(known["item_id"].to_pylist())):
         raise LookupFailedError(f"collection {manifest.name!r} has no item {', '.join(missing[:5])}")
-    nothing = dict.fromkeys(("stage", "is_transient", "file", "row_group"))
+    nothing = dict.fromkeys((*OF_FAILURES, "file", "row_group"))
     values = {**nothing, "op": "delete", "reason": reason, "rows": 0}
     rows = with_all(last_of_each(known))
     for name, value in values.items():

@@ -21,14 +21,14 @@ from stacchip_core.warehouse.combined.stac_items import OWN, stac_schema, with_s
 from stacchip_core.warehouse.data import schema_of, write_data
 from stacchip_core.warehouse.entry import FileInfo, LogEntry
 from stacchip_core.warehouse.files import open_parquet, publish, time_range
-from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, LIGHT, bounds_of, grids_of, schema_with
+from stacchip_core.warehouse.items import IDENTITY, ITEM_SCHEMA, LIGHT, OF_FAILURES, bounds_of, grids_of, schema_with
 from stacchip_core.warehouse.store import Store
 
 _GROUP_ROWS = 50_000  # of a data file's row groups, up to twice that: a box of a degree should touch few of many
 _ITEMS_GROUP_ROWS = 2_048  # of an items file: its footer has hundreds of columns, so not too many groups
 _SLICE_BYTES = 64 * 2**20  # of a file of `ItemRows`: each row group that is written takes rows from all of them
 # The item's JSON is what the other columns of an items file are made of; the rest says nothing about a live item.
-_NOT_KEPT = ("item", "op", "stage", "reason", "is_transient", "was")
+_NOT_KEPT = ("item", "op", "was", *OF_FAILURES)
 KEPT = tuple(name for name in ITEM_SCHEMA.names if name not in _NOT_KEPT)
 POINTER = ("file", "row_group", "offset")
 # What a row of a part says of an item, as far as its place and extent go.
