@@ -52,6 +52,21 @@ class Storage(BaseModel):
         "public addresses. Hosts on private networks, and those that servers redirect to, must be named.",
     )
 
+    signing: str | None = Field(
+        None,
+        title="Signing",
+        description="How URLs are signed when they are read: planetary-computer, earthdata, or a function of yours "
+        "as package.module:function; none: not at all.",
+        max_length=200,
+        pattern=r"^(planetary-computer|earthdata|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+    )
+    token_url: str = Field(
+        "https://planetarycomputer.microsoft.com/api/sas/v1/token",
+        title="Token server",
+        description="Where planetary-computer asks for tokens.",
+        max_length=500,
+    )
+
     def gate(self, *own: str) -> Gate:
         """The hosts that may be asked: those named, the endpoint, and `own` (each `host:port`, or empty)."""
         endpoint = (origin_of(self.endpoint).netloc,) if self.endpoint and is_remote(self.endpoint) else ()

@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 
 from stacchip_core.errors import ReadError, TransientReadError
 from stacchip_core.sources.connections import Answer, Deadline, Patience, Request, ask
-from stacchip_core.sources.gate import Gate, Origin
+from stacchip_core.sources.gate import Gate
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ class Signed:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-# Signs a URL just before it is asked for; True: the last signature was refused, make a new one.
-Sign = Callable[[str, bool], Signed]
+# Signs a URL just before it is asked for; given a signature that was refused, it makes another.
+Sign = Callable[[str, Signed | None], Signed]
 
 
-def unsigned(url: str, _renew: bool = False) -> Signed:
+def unsigned(url: str, _refused: Signed | None = None) -> Signed:
     """The URL as it is."""
     return Signed(url)
 
@@ -98,43 +98,29 @@ class RemoteFile:
             TransientReadError: the network or the server failed, after retries.
             ReadError: not there, forbidden, empty, no range requests, or replaced since the first answer.
         """
-        deadline = Deadline(PATIENCE)
-        for wait in _waits(PATIENCE):
-            try:
-                return self._checked(self._answer(start, stop, deadline), start, stop)
-            except TransientReadError as err:
-                pause = max(wait, err.wait_s) if isinstance(err, _BusyError) else wait
-                if wait < 0 or pause >= _left(deadline):
-                    raise
-                logger.debug("host %s: %s; again in %.1f s", self._origin.host, err, pause)
-                time.sleep(pause)
-        raise TransientReadError("no answer")  # pragma: no cover - the last wait raises
+        return _patiently(lambda deadline: self._checked(self._answer(start, stop, deadline), start, stop))
 
     def _answer(self, start: int, stop: int, deadline: Deadline) -> Answer:
-        answer = self._follow(start, stop, deadline, renew=False)
-        if answer.status in (401, 403) and self._sign is not unsigned:
-            answer = self._follow(start, stop, deadline, renew=True)
+        answer, signed = self._follow(start, stop, deadline, None)
+        if answer.status in (401, 403) and self._sign is not unsigned:  # a token may end before its time
+            answer, _ = self._follow(start, stop, deadline, signed)
         return answer
 
-    def _follow(self, start: int, stop: int, deadline: Deadline, *, renew: bool) -> Answer:
+    def _follow(self, start: int, stop: int, deadline: Deadline, refused: Signed | None) -> tuple[Answer, Signed]:
         """Ask, and go where the server points to, hop by hop; each is signed, if at all, for itself."""
         url, origin = self._href, self._origin
         for _ in range(MAX_HOPS):
-            signed = self._sign(url, renew)
-            if signed.url != url:
-                origin = self._same_host(origin, signed.url)
+            signed = self._sign(url, refused)
+            if signed.url != url:  # signing adds to a URL; it may lead to another host only where that is named
+                origin = self._gate.check_redirect(origin, signed.url)
             headers = {**signed.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
             answer = ask(Request(signed.url, origin, headers, stop - start + 1), self._gate, deadline)
             self._count(answer)
             if answer.status not in _REDIRECTS:
-                return answer
+                return answer, signed
             url = urljoin(url, answer.headers.get("location", ""))
             origin = self._gate.check_redirect(origin, url)
         raise ReadError(f"host {self._origin.host} redirects more than {MAX_HOPS} times")
-
-    def _same_host(self, origin: Origin, url: str) -> Origin:
-        """Signing adds to a URL; it may lead to another host only where that is named."""
-        return self._gate.check_redirect(origin, url)
 
     def _checked(self, answer: Answer, start: int, stop: int) -> bytes:
         """The body, if it is the bytes asked for."""
@@ -170,6 +156,53 @@ class RemoteFile:
     def _count(self, answer: Answer) -> None:
         with self._lock:
             self._traffic = Traffic(self._traffic.requests + 1, self._traffic.received + len(answer.body))
+
+
+def fetch(url: str, gate: Gate, *, limit: int, headers: Mapping[str, str] | None = None) -> bytes:
+    """A whole small document; redirects are followed only to its own host, or to named ones.
+
+    Raises:
+        HrefRefusedError, ReadError, TransientReadError: as `RemoteFile.read`; or it is larger than `limit` bytes.
+    """
+
+    def once(deadline: Deadline) -> bytes:
+        place, origin = url, gate.check(url)
+        for _ in range(MAX_HOPS):
+            own = headers if origin == gate.check(url) else None
+            asked = Request(place, origin, {**(own or {}), "Accept-Encoding": "identity"}, limit + 1)
+            answer = ask(asked, gate, deadline)
+            if answer.status not in _REDIRECTS:
+                return _whole(answer, limit)
+            place = urljoin(place, answer.headers.get("location", ""))
+            origin = gate.check_redirect(origin, place)
+        raise ReadError(f"host {origin.host} redirects more than {MAX_HOPS} times")
+
+    return _patiently(once)
+
+
+def _whole(answer: Answer, limit: int) -> bytes:
+    if answer.status != 200:
+        raise _problem(answer)
+    if len(answer.body) > limit:
+        raise ReadError(f"larger than the {limit} bytes allowed")
+    if (length := answer.headers.get("content-length", "")).isdigit() and int(length) != len(answer.body):
+        raise TransientReadError(f"got {len(answer.body)} bytes, expected {length}")
+    return answer.body
+
+
+def _patiently(task: Callable[[Deadline], bytes]) -> bytes:
+    """Do something again while the network or the server is at fault, and while there is time."""
+    deadline = Deadline(PATIENCE)
+    for wait in _waits(PATIENCE):
+        try:
+            return task(deadline)
+        except TransientReadError as err:
+            pause = max(wait, err.wait_s) if isinstance(err, _BusyError) else wait
+            if wait < 0 or pause >= _left(deadline):
+                raise
+            logger.debug("%s; again in %.1f s", err, pause)
+            time.sleep(pause)
+    raise TransientReadError("no answer")
 
 
 def _problem(answer: Answer) -> ReadError:

@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import numpy as np
 import rasterio
 
-from stacchip_core.errors import HrefRefusedError, ReadError
+from stacchip_core.errors import InputError, ReadError
 from stacchip_core.sources.access import is_remote, locate
 from stacchip_core.sources.cog.failures import errors_of
 from stacchip_core.sources.cog.reading import Opened, Raster, numpy_dtype
@@ -21,6 +21,7 @@ from stacchip_core.sources.cog.reference import Header, RasterRef
 from stacchip_core.sources.ranges import RangeReader
 from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE
 from stacchip_core.sources.remote import RemoteFile
+from stacchip_core.sources.signing import sign_of
 
 # One block is decoded whole, whatever window is asked for: a 29 984 px deflate tile cost 947 MiB for 10 x 40 pixels.
 MAX_BLOCK_BYTES = 256 * 2**20
@@ -44,7 +45,7 @@ def open_raster(ref: RasterRef) -> Raster:
         href = locate(ref.href, ref.local_roots)
         reader = _reader(ref, href)
         path = f"ranges/{next(_numbers)}/image" if reader else gdal_path(href)
-    except (HrefRefusedError, ReadError) as err:
+    except (InputError, ReadError) as err:
         raise type(err)(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
     with rasterio.Env(**ref.gdal_options()), errors_of(ref, reader):
         if reader is not None:
@@ -89,8 +90,10 @@ def _reader(ref: RasterRef, href: str) -> RangeReader | None:
     gate = ref.gate
     origin = gate.check(href)
     if parts.scheme in getproxies() and not proxy_bypass(origin.host):
+        if ref.storage.signing:
+            raise InputError("signing needs a direct connection, and the environment names a proxy (see no_proxy)")
         return None
-    return RangeReader(RemoteFile(href, gate))
+    return RangeReader(RemoteFile(href, gate, sign_of(ref.storage.signing, ref.storage.token_url)))
 
 
 def _open(path: str, driver: str, reader: RangeReader | None) -> Any:
