@@ -84,7 +84,7 @@ def server(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServe
 
 
 def storage_of(server: RangeServer) -> Storage:
-    return Storage(signing="planetary-computer", token_url=f"{server.url}/token", hosts=(BLOB,))
+    return Storage(signing="planetary-computer", signing_url=f"{server.url}/token", hosts=(BLOB,))
 
 
 def href_of(server: RangeServer, name: str = "a.tif") -> str:

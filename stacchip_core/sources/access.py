@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stacchip_core.errors import HrefRefusedError, InputError, ReadError
 from stacchip_core.sources.gate import Gate, origin_of
+from stacchip_core.sources.hrefs import REMOTE_SCHEMES, check_spelling
 from stacchip_core.sources.validation import numbered
-
-REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
 
 # Query parameters that are secrets by themselves (AWS SigV4, Google signed URLs, tokens), and those that belong to a
 # signature and mean something else without one: Azure SAS (Azure Storage, "Create a service SAS") beside `sig`; AWS V2
@@ -28,7 +27,6 @@ _BESIDE = {
     "signature": {"expires", "policy", "key-pair-id"},
 }
 _USER_INFO = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/]*@")
-_GDAL_HANDLER = re.compile(r"/*vsi\w*/", re.IGNORECASE)
 
 
 class Storage(BaseModel):
@@ -60,9 +58,9 @@ class Storage(BaseModel):
         max_length=200,
         pattern=r"^(planetary-computer|earthdata|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
     )
-    token_url: str = Field(
+    signing_url: str = Field(
         "https://planetarycomputer.microsoft.com/api/sas/v1/token",
-        title="Token server",
+        title="Signing server",
         description="Where planetary-computer asks for tokens.",
         max_length=500,
     )
@@ -138,16 +136,19 @@ def resolve_href(href: str, base: str, local_roots: tuple[str, ...] = ()) -> str
     is_file = href.lower().startswith("file:")
     if is_remote(base):
         if is_file:
-            raise HrefRefusedError("an item read from a network names a local file")
+            raise HrefRefusedError("an item read from a network names a local file", rule="remote-names-local")
         scheme, rest = base.split("://", 1)  # urljoin knows how to join paths of http, not of s3
-        return urljoin(f"http://{rest}", href).replace("http://", f"{scheme}://", 1)
+        joined = urljoin(f"http://{rest}", href).replace("http://", f"{scheme}://", 1)
+        _refuse_unsafe(joined)
+        return joined
     path = unquote(urlsplit(href).path) if is_file else href
     if not Path(path).is_absolute():
         return posixpath.normpath(posixpath.join(base, path))
     relative = _below_a_root(Path(path), local_roots)
     if relative is None:
         raise HrefRefusedError(
-            f"local file {Path(path).name!r} is outside local_roots; add its folder to local_roots to read it"
+            f"local file {Path(path).name!r} is outside local_roots; add its folder to local_roots to read it",
+            rule="local-root",
         )
     return relative
 
@@ -166,19 +167,30 @@ def locate(href: str, local_roots: tuple[str, ...]) -> str:
     try:
         inside = [path for base in bases if (path := (base / href).resolve()).is_relative_to(base)]
         existing = list(dict.fromkeys(path for path in inside if path.exists()))
-    except (OSError, RuntimeError) as err:  # too long a name, a ring of links, a folder that may not be entered
-        raise HrefRefusedError(f"local file {href[:200]!r} can't be looked up: {type(err).__name__}") from err
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as err:  # too long, a ring of links, not to be entered
+        raise HrefRefusedError(
+            f"local file {href[:200]!r} can't be looked up: {type(err).__name__}", rule="local-root"
+        ) from err
     if len(existing) > 1:
-        raise HrefRefusedError(f"local file {href!r} is below {len(existing)} of the local_roots: name the one meant")
+        raise HrefRefusedError(
+            f"local file {href!r} is below {len(existing)} of the local_roots: name the one meant", rule="local-root"
+        )
     if existing:
         return str(existing[0])
     if inside:
         raise ReadError(f"local file {href!r} is not there, in none of the {len(bases)} local_roots")
     if not local_roots:
         raise HrefRefusedError(
-            f"local file {href!r} may not be read: name the folder it is relative to with local_roots=[...]"
+            f"local file {href!r} may not be read: name the folder it is relative to with local_roots=[...]",
+            rule="local-root",
         )
-    raise HrefRefusedError(f"local file {href!r} is not below the {len(local_roots)} local_roots given")
+    raise HrefRefusedError(
+        f"local file {href!r} is not below the {len(local_roots)} local_roots given", rule="local-root"
+    )
 
 
 def unsigned_href(href: str) -> str:
@@ -199,26 +211,14 @@ def unsigned_href(href: str) -> str:
 
 
 def _refuse_unsafe(href: str) -> None:
-    shown = repr(unsigned_href(href)[:200])
-    if not href or any(ord(c) < 32 or ord(c) == 127 for c in href) or href != href.strip():
-        raise HrefRefusedError(f"href {shown} is empty or holds control characters or outer spaces")
-    try:
-        scheme = urlsplit(href).scheme.lower()
-    except ValueError as err:
-        raise HrefRefusedError(f"href {shown} is no URL: {err}") from err
-    if scheme and scheme not in (*REMOTE_SCHEMES, "file") and not re.match(r"^[A-Za-z]:[\\/]", href):
-        raise HrefRefusedError(
-            f"href {shown} has scheme {scheme!r}; allowed are {', '.join(REMOTE_SCHEMES)} and files below local_roots"
-        )
-    if _GDAL_HANDLER.match(href) or "<" in href:
-        raise HrefRefusedError(f"href {shown} names a GDAL handler, not a file")
+    check_spelling(href, repr(unsigned_href(href)[:200]))
 
 
 def _below_a_root(path: Path, local_roots: tuple[str, ...]) -> str | None:
     """`path` relative to the first root that holds it."""
     try:
         real = path.resolve()
-    except (OSError, RuntimeError):  # a ring of links
+    except (OSError, RuntimeError, ValueError):  # a ring of links
         return None
     for root in map(Path, local_roots):
         if real.is_relative_to(root.resolve()):

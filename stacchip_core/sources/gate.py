@@ -24,7 +24,15 @@ RULES = {
     "private-address": "a host on a private or loopback address that was not named",
     "special-address": "a link-local, multicast, unspecified or reserved address",
     "redirect": "a redirect to a host that was not named, or away from https",
-    "bucket-name": "a bucket with characters that no bucket has",
+    "bucket-name": "a bucket with characters that no bucket has, or a key with '..' in it",
+    "file-format": "bytes that don't begin as a GeoTIFF (or JPEG 2000) does, whatever the file is called",
+    "raster-size": "more pixels or layers than any scene has",
+    "block-bytes": "one block of pixels that is too large to decode",
+    "item-id": "an id that is no text of 1 to 512 bytes without control characters",
+    "item-size": "an item of more than 4 MiB, or 1000 assets",
+    "item-nesting": "JSON nested more than 64 levels deep",
+    "geometry-size": "a geometry of more than 100 000 positions",
+    "grid-fields": "a projection field that describes no grid on the Earth",
 }
 
 _PORTS = {"http": 80, "https": 443}

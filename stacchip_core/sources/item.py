@@ -26,6 +26,10 @@ MAX_JSON_BYTES = 16 * 2**20
 TIMEOUT_S = 60.0
 # Levels of objects and lists: a geometry in an asset's statistics has ten; Python itself gives up at a thousand.
 MAX_DEPTH = 64
+# An item is a few kB; the largest seen has some 200 assets and a footprint of 2000 positions.
+MAX_ITEM_CHARACTERS = 4 * 2**20
+MAX_ASSETS = 1000
+MAX_POSITIONS = 100_000
 
 # Reserved by RFC 3986, and the percent sign: all else in a URL is percent-encoded before it is asked for.
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;=~"
@@ -170,25 +174,45 @@ def checked(data: JSON, name: str) -> JSON:
     item_id = data.get("id")
     if not isinstance(item_id, str) or not is_name(item_id):
         raise InvalidItemError(
-            f"{name}: an item's id is a text of 1 to 512 bytes without control characters, found {str(item_id)[:80]!r}"
+            f"{name}: an item's id is a text of 1 to 512 bytes without control characters, found {str(item_id)[:80]!r}",
+            rule="item-id",
         )
-    if not _is_shallow(data):
-        raise InvalidItemError(f"{name}: item {item_id!r} is nested more than {MAX_DEPTH} levels deep")
+    _check_size(data, f"{name}: item {item_id!r}")
     return data
 
 
-def _is_shallow(data: JSON) -> bool:
-    level: list[Any] = [data]
+def _check_size(data: JSON, name: str) -> None:
+    """Raise for an item that is larger or deeper than any item is."""
+    assets = data.get("assets")
+    if isinstance(assets, dict) and len(assets) > MAX_ASSETS:
+        raise InvalidItemError(f"{name} has {len(assets)} assets, more than {MAX_ASSETS}", rule="item-size")
+    if _levels([data.get("geometry")], 2 * MAX_POSITIONS, name) > 2 * MAX_POSITIONS:
+        raise InvalidItemError(f"{name} has more than {MAX_POSITIONS} positions in its geometry", rule="geometry-size")
+    if _levels([data], MAX_ITEM_CHARACTERS, name) > MAX_ITEM_CHARACTERS:
+        raise InvalidItemError(f"{name} has more than {MAX_ITEM_CHARACTERS // 2**20} MiB of JSON", rule="item-size")
+
+
+def _levels(level: list[Any], limit: int, name: str) -> int:
+    """Roughly the characters of nested JSON, counted level by level until there are more than `limit`.
+
+    Raises:
+        InvalidItemError: it is nested deeper than any item is.
+    """
+    size = 0
     for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return True
-    return False
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.values())
+                size += sum(map(len, map(str, value)))
+            elif isinstance(value, list):
+                inner.extend(value)
+            else:
+                size += len(value) if isinstance(value, str) else 1
+        if not inner or size > limit:
+            return size
+        level = inner
+    raise InvalidItemError(f"{name} is nested more than {MAX_DEPTH} levels deep", rule="item-nesting")
 
 
 def is_name(text: str) -> bool:

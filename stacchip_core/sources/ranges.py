@@ -23,6 +23,8 @@ _GAP_BYTES = 65_536
 _REQUEST_BYTES = 4 * 2**20
 # Fetched and not yet decoded, per file.
 _HELD_BYTES = 256 * 2**20
+# No block of a file is larger than a decoded one may be.
+MAX_READ_BYTES = 256 * 2**20
 _AT_ONCE = 16  # requests of this process
 
 
@@ -119,6 +121,15 @@ class RangeReader(io.RawIOBase):
             if not self._header:
                 raise ReadError("the file is empty")
 
+    def header(self) -> bytes:
+        """The first `HEADER_BYTES`.
+
+        Raises:
+            HrefRefusedError, ReadError, TransientReadError: as `RemoteFile.read`; or the file is empty.
+        """
+        self.load_header()
+        return self._header or b""
+
     def prefetch(self, ranges: Iterable[Range]) -> list[Range]:
         """Fetch ranges at once, in as few requests as `coalesced` says, to be read from memory once.
 
@@ -166,6 +177,8 @@ class RangeReader(io.RawIOBase):
         stop = min(stop, length)
         if start >= stop:
             return b""
+        if stop - start > MAX_READ_BYTES:
+            raise ReadError(f"{stop - start} bytes are asked for at once; no block is so large", rule="block-bytes")
         if stop <= len(header):
             return header[start:stop]
         if (held := self._held(start, stop)) is not None:

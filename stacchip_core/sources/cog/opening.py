@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from contextvars import copy_context
 from io import BytesIO, RawIOBase
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -25,6 +26,13 @@ from stacchip_core.sources.signing import sign_of
 
 # One block is decoded whole, whatever window is asked for: a 29 984 px deflate tile cost 947 MiB for 10 x 40 pixels.
 MAX_BLOCK_BYTES = 256 * 2**20
+
+# Hyperspectral scenes have some hundred.
+MAX_LAYERS = 4096
+
+# Sources: TIFF 6.0 and BigTIFF, 8-byte header; ISO 15444-1, annex I (the box) and A (a bare codestream).
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_JP2 = (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
 
 _numbers = itertools.count()
 
@@ -48,14 +56,15 @@ def open_raster(ref: RasterRef) -> Raster:
     except (InputError, ReadError) as err:
         raise type(err)(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
     with rasterio.Env(**ref.gdal_options()), errors_of(ref, reader):
-        if reader is not None:
-            reader.load_header()
+        _check_format(_first_bytes(href, reader), is_jp2=_is_jp2(ref))
         context = copy_context()
         dataset = context.run(_open, path, "JP2OpenJPEG" if _is_jp2(ref) else "GTiff", reader)
         raster = Raster(ref, Opened(dataset, context, reader))
-    if problem := _size_problem(raster.header, dataset.interleaving):
-        raster.close()
-        raise ReadError(f"{ref}: {problem}")
+        try:
+            _check_size(raster.header, dataset.interleaving)
+        except ReadError:
+            raster.close()
+            raise
     return raster
 
 
@@ -93,7 +102,7 @@ def _reader(ref: RasterRef, href: str) -> RangeReader | None:
         if ref.storage.signing:
             raise InputError("signing needs a direct connection, and the environment names a proxy (see no_proxy)")
         return None
-    return RangeReader(RemoteFile(href, gate, sign_of(ref.storage.signing, ref.storage.token_url)))
+    return RangeReader(RemoteFile(href, gate, sign_of(ref.storage.signing, ref.storage.signing_url)))
 
 
 def _open(path: str, driver: str, reader: RangeReader | None) -> Any:
@@ -115,16 +124,42 @@ def _is_jp2(ref: RasterRef) -> bool:
     return "jp2" in (ref.media_type or "") or urlsplit(ref.href).path.lower().endswith(".jp2")
 
 
-def _size_problem(header: Header, interleaving: object) -> str | None:
-    """Why a raster is too large to touch, if it is."""
+def _first_bytes(href: str, reader: RangeReader | None) -> bytes | None:
+    """What a file begins with; None where only GDAL may ask.
+
+    Raises:
+        ReadError: it is a folder, a pipe or a device.
+    """
+    if reader is not None:
+        return reader.header()
+    if is_remote(href):
+        return None
+    if not Path(href).is_file():
+        raise ReadError("not a file", rule="file-format")
+    with Path(href).open("rb") as file:
+        return file.read(16)
+
+
+def _check_format(begin: bytes | None, *, is_jp2: bool) -> None:
+    """Raise unless a file begins as a GeoTIFF does, or a JPEG 2000 where that is expected."""
+    if begin is None or begin.startswith(_JP2 if is_jp2 else _TIFF):
+        return
+    wanted = "JPEG 2000" if is_jp2 else "GeoTIFF"
+    raise ReadError(f"not a {wanted}: the file begins with {begin[:12]!r}", rule="file-format")
+
+
+def _check_size(header: Header, interleaving: object) -> None:
+    """Raise for a raster that is too large to touch."""
     if max(header.height, header.width) > MAX_SIDE or header.height * header.width > MAX_PIXELS:
-        return f"{header.height} x {header.width} pixels are more than any scene has"
+        raise ReadError(f"{header.height} x {header.width} pixels are more than any scene has", rule="raster-size")
+    if header.layers > MAX_LAYERS:
+        raise ReadError(f"{header.layers} layers are more than the {MAX_LAYERS} allowed", rule="raster-size")
     height, width = header.block_shape
     layers = header.layers if "pixel" in str(interleaving).lower() else 1
     size = height * width * layers * np.dtype(numpy_dtype(header.dtype)).itemsize
-    if size <= MAX_BLOCK_BYTES:
-        return None
-    return (
-        f"one block of {height} x {width} pixels is {size / 2**20:.0f} MiB decoded, more than the "
-        f"{MAX_BLOCK_BYTES // 2**20} MiB allowed; rewrite it as a Cloud Optimized GeoTIFF"
-    )
+    if size > MAX_BLOCK_BYTES:
+        raise ReadError(
+            f"one block of {height} x {width} pixels is {size / 2**20:.0f} MiB decoded, more than the "
+            f"{MAX_BLOCK_BYTES // 2**20} MiB allowed; rewrite it as a Cloud Optimized GeoTIFF",
+            rule="block-bytes",
+        )
