@@ -12,7 +12,7 @@ import shapely
 
 from stacchip_core import ChipSpec
 from stacchip_core.chips.conditions import conditions
-from stacchip_core.chips.selection import draw
+from stacchip_core.chips.drawing import draw
 from stacchip_core.index.schema import bbox_column, chip_schema
 
 Row = dict[str, Any]

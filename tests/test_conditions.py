@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stacchip_core import ChipSpec
 from stacchip_core.chips.conditions import boxes, conditions
-from stacchip_core.chips.selection import draw, null_fractions
+from stacchip_core.chips.drawing import draw
+from stacchip_core.chips.selection import null_fractions
 from stacchip_core.sources.interval import parse_interval
 from tests.chip_rows import COLLECTIONS, ROWS, TABLE, Row, drawn, outline, spec, table_of
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stacchip_core import CorruptWarehouseError, SpecError, select
-from stacchip_core.chips import selection
+from stacchip_core.chips import drawing, selection
 from stacchip_core.chips.conditions import conditions
-from stacchip_core.chips.selection import check_bands, check_settings, draw, keyed_hashes, scene_keys
+from stacchip_core.chips.drawing import draw, keyed_hashes
+from stacchip_core.chips.selection import check_bands, check_settings, scene_keys
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.scene import Scene, SceneAsset
 from tests import warehouses
@@ -74,7 +75,7 @@ def test_hashes_are_those_that_were_always_drawn() -> None:
 
 def test_surplus_rows_are_let_go_while_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = drawn(TABLE, spec(limit=10, seed=3))
-    monkeypatch.setattr(selection, "_PRUNE_ROWS", 0)
+    monkeypatch.setattr(drawing, "_PRUNE_ROWS", 0)
     pieces = ds.dataset([ds.dataset(TABLE.slice(start, 30)) for start in range(0, 900, 30)])
     found = draw(pieces, conditions(spec(limit=10, seed=3), COLLECTIONS), spec(limit=10, seed=3))
     assert found["chip_id"].to_pylist() == expected

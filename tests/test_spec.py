@@ -45,6 +45,7 @@ SPLITS = st.none() | st.builds(
     split_km=st.integers(1, 200).map(lambda tens: 10 * tens),
     buffer=st.booleans(),
     seed=st.integers(0, 2**63 - 1),
+    force=st.just(True),
 )
 
 
@@ -112,6 +113,11 @@ def test_a_spec_is_frozen() -> None:
         ({"split": {"split_km": 25}}, r"split.split_km: .*multiple of 10, found 25"),
         ({"split": {"split_km": 0}}, r"split.split_km: .*greater than or equal to 10"),
         ({"split": {"by": "item"}}, r"split.by: .*'block' or 'chip', found 'item'"),
+        (
+            {"size": 256, "stride": 128, "split": {"by": "chip"}},
+            r"split: by 'chip' with stride 128 under size 256 puts halves of one picture into train and test; take by "
+            r"'block', a stride of the chip size, or force: true",
+        ),
         ({"area": ""}, r"area: .*at least 1"),
         ({"where": ""}, r"where: .*at least 1"),
         ({"per_item": 0}, r"per_item: .*greater than or equal to 1"),

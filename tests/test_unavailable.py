@@ -9,18 +9,12 @@ import pytest
 from stacchip_core import SpecError
 from stacchip_core.chips.unavailable import (
     PIXELS_LATER,
-    SELECTION_LATER,
     refuse_unavailable,
 )
 from tests.chip_rows import spec
 
-LATER = (*SELECTION_LATER, *PIXELS_LATER)
+LATER = PIXELS_LATER
 GIVEN: dict[str, Any] = {
-    "area": "fields.geojson",
-    "where": "chip_x > 3",
-    "per_item": 1,
-    "per_cell": 1,
-    "split": {},
     "radiometry": "reflectance",
     "dtype": "float32",
     "fill": 0,

@@ -10,8 +10,11 @@ from operator import and_, or_
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import shapely
 
+from stacchip_core.chips.area import Area
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.where import where_filter
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.sources.interval import parse_interval
 
@@ -34,10 +37,21 @@ class Condition:
     filter: ds.Expression
 
 
-def conditions(spec: ChipSpec, collections: Sequence[str]) -> tuple[Condition, ...]:
+def conditions(
+    spec: ChipSpec, collections: Sequence[str], schema: pa.Schema | None = None, area: Area | None = None
+) -> tuple[Condition, ...]:
     """All that `spec` asks of a chip, as filters, in the order in which an empty selection is explained.
 
     An area asks only that the chip's bbox meets it; that its outline does is for `draw` to see.
+
+    Args:
+        spec: what is asked for.
+        collections: to take.
+        schema: of the index, where the spec has a `where`.
+        area: of the spec's file, where it names one.
+
+    Raises:
+        SpecError: `where` does not fit the columns.
     """
     found = [
         Condition(
@@ -57,6 +71,11 @@ def conditions(spec: ChipSpec, collections: Sequence[str]) -> tuple[Condition, .
         limit = getattr(spec, name)
         if limit is not None:
             found.append(Condition(f"{name} {limit:g}", _at_most(column, limit)))
+    if spec.where is not None and schema is not None:
+        found.append(Condition(f"where {spec.where}", where_filter(spec.where, schema)))
+    if area is not None:
+        west, south, east, north = map(float, shapely.bounds(area.shape))
+        found.append(Condition(f"area {spec.area}", _bbox_meets([(west, south, east, north)])))
     if spec.bbox is not None:
         found.append(Condition(f"bbox {_sides(spec.bbox)}", _bbox_meets(boxes(spec.bbox))))
     return tuple(found)

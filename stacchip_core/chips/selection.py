@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import shapely
 
-from stacchip_core.chips.conditions import THRESHOLDS, Condition, all_of, boxes, conditions, words_for
+from stacchip_core.chips.area import load_area
+from stacchip_core.chips.conditions import THRESHOLDS, Condition, all_of, conditions, words_for
+from stacchip_core.chips.drawing import draw
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.chips.unavailable import SELECTION_LATER, refuse_unavailable
+from stacchip_core.chips.splits import check_split, empty_splits
 from stacchip_core.errors import SpecError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.grid import GridSpec
@@ -24,9 +22,6 @@ from stacchip_core.warehouse.version import IndexVersion
 from stacchip_core.warehouse.warehouse import Warehouse
 
 logger = logging.getLogger(__name__)
-
-_DRAW = "__draw"  # the seeded hash, while rows are being drawn
-_PRUNE_ROWS = 20_000  # rows gathered beyond twice the limit before the surplus is let go
 
 
 def select(warehouse: Warehouse, spec: ChipSpec) -> ChipIndex:
@@ -47,20 +42,23 @@ def select(warehouse: Warehouse, spec: ChipSpec) -> ChipIndex:
 
 def select_from(version: IndexVersion, spec: ChipSpec, *, local_roots: tuple[str, ...] = ()) -> ChipIndex:
     """`select` on an index version already at hand."""
-    refuse_unavailable(spec, *SELECTION_LATER)
     index = f"{version.name}@{version.version}"
     collections = check_settings(version.grids(), spec, index)
-    wanted = conditions(spec, collections)
     dataset = version.dataset()
-    table = draw(dataset, wanted, spec)
+    area = None if spec.area is None else load_area(spec.area)
+    wanted = conditions(spec, collections, dataset.schema, area)
+    table = draw(dataset, wanted, spec, area)
     if table.num_rows == 0:
         raise SpecError(f"chip spec {spec.name!r}: {_explain_empty(dataset, wanted, spec, index)}")
+    check_split(table, spec)
     keys = scene_keys(table)
     scenes = version.scenes(keys, spec.grid)
     check_bands(scenes.values(), spec)
     logger.info("chip spec %r: %d chips of %d items of %s", spec.name, table.num_rows, len(keys), index)
     for column, count in null_fractions(table, spec).items():
         logger.info("chip spec %r: %d chips pass with no %s", spec.name, count, column)
+    for name in empty_splits(table, spec):
+        logger.warning("chip spec %r: no chip falls to %s; a smaller split_km makes more blocks", spec.name, name)
     return ChipIndex(table, scenes, (spec.grid,), local_roots)
 
 
@@ -112,41 +110,6 @@ def check_bands(scenes: Iterable[Scene], spec: ChipSpec) -> None:
                 )
 
 
-def draw(dataset: ds.Dataset, wanted: Sequence[Condition], spec: ChipSpec) -> pa.Table:
-    """Rows that meet the conditions, by ascending keyed hash, at most `limit` of them.
-
-    The index is read once, in batches; beside the rows kept, only some batches are in memory at a time.
-    """
-    area = None if spec.bbox is None else shapely.union_all([shapely.box(*box) for box in boxes(spec.bbox)])
-    kept: list[pa.Table] = []
-    gathered = 0
-    batches = dataset.to_batches(filter=all_of(wanted), batch_readahead=4, fragment_readahead=2)
-    for batch in batches:
-        rows = _within(pa.Table.from_batches([batch]), area)
-        if rows.num_rows == 0:
-            continue
-        hashes = keyed_hashes(rows["chip_id"].to_pylist(), spec.seed)
-        kept.append(rows.append_column(_DRAW, pa.array(hashes)))
-        gathered += rows.num_rows
-        if spec.limit is not None and gathered > 2 * spec.limit + _PRUNE_ROWS:
-            kept = [_smallest(pa.concat_tables(kept), spec.limit)]
-            gathered = kept[0].num_rows
-    if not kept:
-        return dataset.schema.empty_table()
-    return _smallest(pa.concat_tables(kept), spec.limit).drop_columns([_DRAW])
-
-
-def keyed_hashes(chip_ids: Sequence[str], seed: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """One number per chip id, uniform and independent for different seeds: BLAKE2b keyed by the seed."""
-    keyed = hashlib.blake2b(digest_size=8, key=seed.to_bytes(8, "big"))
-    digests = []
-    for chip_id in chip_ids:  # no array form of a keyed hash that is the same everywhere; about a microsecond each
-        one = keyed.copy()
-        one.update(chip_id.encode())
-        digests.append(one.digest())
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
-
-
 def null_fractions(table: pa.Table, spec: ChipSpec) -> dict[str, int]:
     """Column -> rows that pass its threshold because the fraction is null, where there are any."""
     counts = {
@@ -161,20 +124,6 @@ def scene_keys(table: pa.Table) -> list[str]:
     return sorted(f"{row['collection']}/{row['item_id']}" for row in pairs.to_pylist())
 
 
-def _within(rows: pa.Table, area: shapely.Geometry | None) -> pa.Table:
-    """Rows whose polygon meets `area`."""
-    if area is None or rows.num_rows == 0:
-        return rows
-    polygons = shapely.from_wkb(rows["geometry"].to_numpy())
-    shapely.prepare(area)
-    return rows.filter(pa.array(shapely.intersects(area, polygons)))
-
-
-def _smallest(rows: pa.Table, limit: int | None) -> pa.Table:
-    order = pc.sort_indices(rows, sort_keys=[(_DRAW, "ascending"), ("chip_id", "ascending")])
-    return rows.combine_chunks().take(order[:limit])
-
-
 def _explain_empty(dataset: ds.Dataset, wanted: Sequence[Condition], spec: ChipSpec, index: str) -> str:
     """How many chips are left after each condition, up to the one that leaves none."""
     steps = [f"{index} has {dataset.count_rows()} chips"]
@@ -183,4 +132,5 @@ def _explain_empty(dataset: ds.Dataset, wanted: Sequence[Condition], spec: ChipS
         steps.append(f"{wanted[place - 1].words}: {count}")
         if count == 0:
             return f"{wanted[place - 1].words} leaves no chip ({', '.join(steps)})"
-    return f"no chip's outline meets the area, though bounding boxes do ({', '.join(steps)})"
+    what = "the area" if spec.split is None else "the area and lies within one split's ground"
+    return f"no chip's outline meets {what}, though bounding boxes do ({', '.join(steps)})"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from stacchip_core.chips.agreement import first_disagreement
 from stacchip_core.chips.choices import EVERY_COLLECTION, BandChoice, SplitSpec
 from stacchip_core.errors import SpecError
 from stacchip_core.index.grid import Edge, GridSpec
@@ -286,7 +286,7 @@ class ChipSpec(BaseModel):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        if problem := next(filter(None, (check(self) for check in _CHECKS)), None):
+        if problem := first_disagreement(self):
             raise ValueError(problem)
         return self
 
@@ -294,44 +294,6 @@ class ChipSpec(BaseModel):
 def chip_spec_schema() -> dict[str, Any]:
     """The JSON Schema of a spec file, for editors and forms."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ChipSpec.model_json_schema()}
-
-
-def _mask_is_no_band(spec: ChipSpec) -> str | None:
-    if spec.mask and any("mask" in choice.bands for choice in spec.bands):
-        return "mask: a band of that name is asked for already; leave one of the two out"
-    if spec.mask and spec.native:
-        return "mask: needs all bands in pixels of one size; leave native out"
-    return None
-
-
-def _pixels_have_one_size(spec: ChipSpec) -> str | None:
-    if spec.gsd is not None and spec.native:
-        return "gsd: resamples every band to one pixel size, native leaves each its own; leave one of the two out"
-    return None
-
-
-def _type_holds_values(spec: ChipSpec) -> str | None:
-    is_integer = spec.dtype is not None and not spec.dtype.startswith("float")
-    if spec.radiometry == "reflectance" and is_integer:
-        return f"dtype: {spec.dtype} can't hold reflectance, which runs from 0 to 1; take float32, or radiometry raw"
-    if spec.fill is None or spec.dtype is None:
-        return None
-    if is_integer:
-        limits = np.iinfo(spec.dtype)
-        if not (spec.fill.is_integer() and limits.min <= spec.fill <= limits.max):
-            return f"fill: {spec.fill:g} is no value of {spec.dtype}, which runs from {limits.min} to {limits.max}"
-    elif abs(spec.fill) > float(np.finfo(spec.dtype).max):
-        return f"fill: {spec.fill:g} is no value of {spec.dtype}"
-    return None
-
-
-def _swap_is_for_npz(spec: ChipSpec) -> str | None:
-    if spec.clay_v1_swap and spec.format != "npz":
-        return f"clay_v1_swap: is for format npz, found format {spec.format}"
-    return None
-
-
-_CHECKS = (_mask_is_no_band, _pixels_have_one_size, _type_holds_values, _swap_is_for_npz)
 
 
 def _read_mapping(path: Path) -> Mapping[str, Any]:

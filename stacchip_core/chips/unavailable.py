@@ -6,7 +6,6 @@ from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.errors import SpecError
 
 # Take a key off when its behaviour is there; this module goes with the last one.
-SELECTION_LATER = ("area", "where", "per_item", "per_cell", "split")
 PIXELS_LATER = ("radiometry", "dtype", "fill", "mask")
 
 
