@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from stacchip_core.sources.access import Storage
     from stacchip_core.sources.profiles import CollectionProfile
     from stacchip_core.warehouse.budget import FailureBudget
+    from stacchip_core.warehouse.mirror import mirror
     from stacchip_core.warehouse.version import IndexVersion
     from stacchip_core.warehouse.warehouse import Warehouse
 
@@ -65,6 +66,7 @@ _MODULES = {
     "Storage": "sources.access",
     "Warehouse": "warehouse.warehouse",
     "materialize": "chips.dataset",
+    "mirror": "warehouse.mirror",
     "plan": "chips.plan",
     "select": "chips.selection",
     "stream": "chips.stream",
@@ -107,6 +109,7 @@ __all__ = [
     "VersionNotFoundError",
     "Warehouse",
     "materialize",
+    "mirror",
     "plan",
     "select",
     "stream",

@@ -26,6 +26,7 @@ CLASSES_AND_FUNCTIONS = {
     "Storage",
     "Warehouse",
     "materialize",
+    "mirror",
     "plan",
     "select",
     "stream",

@@ -7,9 +7,12 @@ from stacchip_core.cli.root import app
 from stacchip_core.cli import look
 
 # isort: split
+from stacchip_core.cli import sources
+
+# isort: split
 from stacchip_core.cli import failures
 
 # isort: split
 from stacchip_core.cli import care
 
-__all__ = ["app", "care", "failures", "look"]
+__all__ = ["app", "care", "failures", "look", "sources"]

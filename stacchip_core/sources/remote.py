@@ -86,6 +86,12 @@ class RemoteFile:
         return self._version[0] if self._version else None
 
     @property
+    def etag(self) -> str | None:
+        """Its version, as the server names it, without quotes; None before the first answer, or without a name."""
+        etag = self._version[1] if self._version else None
+        return etag.removeprefix("W/").strip('"') if etag else None
+
+    @property
     def traffic(self) -> Traffic:
         """Requests and bytes so far."""
         return self._traffic

@@ -40,10 +40,12 @@ class Listed:
     Attributes:
         size: bytes.
         modified: when it was written, UTC, by the store's clock.
+        etag: version of its bytes, as the store names it, without quotes; "" where it names none.
     """
 
     size: int
     modified: datetime
+    etag: str = ""
 
 
 class Store(ABC):
@@ -136,13 +138,24 @@ class Store(ABC):
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
+        return self.look(key).size
+
+    def look(self, key: str) -> Listed:
+        """Size, time and version of an object."""
         with self._door(key, "looked up"):
-            return self._look(self.path(key)).size
+            return self._look(self.path(key))
+
+    def copy_from(self, other: Store, other_key: str, key: str) -> bool:
+        """Have the storage copy an object of another store, over the old one if there is one; False where it can't."""
+        if not self._is_beside(other):
+            return False
+        with self._door(key, "copied"):
+            self._copy(other.path(other_key), self.path(key))
+        return True
 
     def modified(self, key: str) -> datetime:
         """When an object was written, UTC, by the store's clock."""
-        with self._door(key, "looked up"):
-            return self._look(self.path(key)).modified
+        return self.look(key).modified
 
     def now(self) -> datetime:
         """The store's clock, UTC: the time of an empty object written for this, which stays below `STAGING`."""
@@ -255,6 +268,13 @@ class Store(ABC):
     def _put(self, local: Path, path: str) -> None:
         self.fs.put_file(str(local), path)
 
+    def _is_beside(self, other: Store) -> bool:
+        """Whether the storage can copy from there by itself."""
+        return False
+
+    def _copy(self, source: str, path: str) -> None:
+        self.fs.cp_file(source, path)
+
 
 def _is_key(text: str) -> bool:
     return bool(_KEY.fullmatch(text)) and not any(part in (".", "..") for part in text.split("/"))
@@ -263,4 +283,5 @@ def _is_key(text: str) -> bool:
 def listed(info: Mapping[str, Any]) -> Listed:
     """Size and time of an object, from what its filesystem says of it."""
     moment: datetime = next(info[name] for name in _TIMES if info.get(name) is not None)
-    return Listed(int(info["size"]), moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC))
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return Listed(int(info["size"]), moment, str(info.get("ETag") or info.get("etag") or "").strip('"'))

@@ -51,6 +51,13 @@ class ObjectStore(Store):
                 return b""
             raise
 
+    def _is_beside(self, other: Store) -> bool:
+        """One kind of bucket behind one endpoint; whether our account may read the other bucket, only a try tells."""
+        ends = [
+            store.fs.storage_options.get("endpoint_url") for store in (self, other) if isinstance(store, ObjectStore)
+        ]
+        return type(other) is type(self) and ends[0] == ends[1]
+
 
 class S3Store(ObjectStore):
     """A bucket on any S3 server that honours `If-None-Match: *`; tested over HTTP against several."""
