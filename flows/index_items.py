@@ -118,9 +118,9 @@ class IndexConfig(BaseModel):
             profile=self.profile,
         )
 
-    def comparison(self) -> Comparison:
+    def comparison(self, settings: IndexSettings) -> Comparison:
         """How items that were found are compared with what is indexed."""
-        return Comparison(self.settings(), AT_ONCE if self.retry_failed else self.backoff, self.batch_items)
+        return Comparison(settings, AT_ONCE if self.retry_failed else self.backoff, self.batch_items)
 
     def failing(self) -> list[str]:
         """Collections of the warehouse that may hold failures of this source; none where only the items tell."""
@@ -154,7 +154,7 @@ def index_items(config: IndexConfig) -> IndexOutcome:
     progress = Progress(f"index-{config.title}-progress", "Indexing")
     settings, outcome = config.settings(), IndexOutcome()
     with alone(config.title, config.overlap), task_runner(config.max_workers, config.runner) as runner:
-        run = _Run(config, settings, config.comparison(), runner, progress)
+        run = _Run(config, settings, config.comparison(settings), runner, progress)
         tell("trying items again that failed")
         staged = [stage_failed(config.warehouse, name, config.source, run.how) for name in config.failing()]
         outcome += _index_staged(run, [one for one in staged if one.batches])

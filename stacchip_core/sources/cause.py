@@ -47,6 +47,8 @@ _STATUS = re.compile(
 # What GDAL and the network say, which have no codes for it: frmts/gtiff, libtiff's tif_read.c and tif_dirread.c,
 # gcore/gdaldataset.cpp; libcurl's lib/strerror.c.
 _BY_WORDS = (
+    ("not-a-raster", r"rule: file-format"),  # a rule of the gate tells more than the words before it
+    ("too-large", r"rule: (?:raster-size|block-bytes)"),
     ("not-found", r"no such file|is not there|not found|does not exist|NoSuchKey|NoSuchBucket"),
     ("forbidden", r"access ?denied|permission denied|forbidden|unauthorized"),
     ("timeout", r"timed? ?out|deadline|too slow"),
