@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -21,7 +26,6 @@ from tests.scenes import Item, landsat_l2_scene, sentinel2_scene, write_catalog
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-MANY = 40  # items of the collection that takes a while
 SLOW = {"chip_size": 96, "pictures": False, "batch_items": 1, "max_workers": 1}
 
 
@@ -42,9 +46,9 @@ def collection(folder: Path, name: str, items: list[Item], **more: Any) -> dict[
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """A collection that takes a while, one that is quick, and one that runs every minute."""
+    """A collection that can be held up, one that is quick, and one that runs every minute."""
     root = tmp_path_factory.mktemp("installed")
-    slow = collection(root / "slow", "slow", many(sentinel2_scene(root / "slow"), MANY))
+    slow = collection(root / "slow", "slow", many(sentinel2_scene(root / "slow"), 3))
     quick = collection(root / "quick", "quick", [landsat_l2_scene(root / "quick")], pictures=True)
     often = collection(root / "often", "often", [sentinel2_scene(root / "often")], deploy={"cron": "* * * * *"})
     collections = {"slow": slow, "quick": quick, "often": often}
@@ -57,31 +61,49 @@ def prefect(tmp_path_factory: pytest.TempPathFactory, installed: Installation) -
         yield running
 
 
-def by_hand(prefect: Prefect, installed: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
+@contextmanager
+def held_up(catalog: Path) -> Iterator[None]:
+    """Runs over the items of a catalog wait, while the block runs, for one of its files to be written."""
+    item = next(catalog.parent.glob("*/*_0000.json"))
+    whole = item.with_suffix(".whole")
+    item.rename(whole)
+    os.mkfifo(item)
+    try:
+        yield
+    finally:
+        with item.open("w") as pipe:  # opens once a run is reading
+            shutil.copy(whole, whole.with_suffix(".next"))
+            whole.with_suffix(".next").replace(item)  # runs that come later read a file
+            pipe.write(whole.read_text())
+
+
+def by_hand(prefect: Prefect, installed: Installation, *arguments: str) -> subprocess.Popen[str]:
     """A run of `slow` started in a shell on the same server."""
     config = installed.folder / "collections" / "slow.yaml"
     command = [sys.executable, "-m", "flows", "index", "--config", str(config), *arguments]
-    return subprocess.run(
-        command, cwd=REPO, env=prefect.place.environment, capture_output=True, text=True, check=False, timeout=600
-    )
+    return subprocess.Popen(command, cwd=REPO, env=prefect.place.environment, text=True, stdout=PIPE, stderr=PIPE)
 
 
 def test_one_run_of_a_collection_at_a_time_however_it_is_started(prefect: Prefect, installed: Installation) -> None:
-    first = prefect.press("index-items/slow")
-    prefect.wait_until(first, ["Running"])
-    second, other = prefect.press("index-items/slow"), prefect.press("index-items/quick")
-    prefect.wait_until(second, ["AwaitingConcurrencySlot"])
-    assert prefect.ending(other) == "COMPLETED"  # another collection is indexed beside it
-    assert prefect.state(first)["type"] == "RUNNING"
-    refused = by_hand(prefect, installed, "--set", "overlap=refuse")
-    assert (refused.returncode, "another run is at work on it" in refused.stderr) == (1, True), refused.stderr
-    assert prefect.state(first)["type"] == "RUNNING", "the run that it was refused for had ended: no overlap"
-    waited = by_hand(prefect, installed, "--json")
-    assert waited.returncode == 0, waited.stderr
-    assert '"version"' in waited.stdout
+    with held_up(Path(installed.collections["slow"]["source"]["url"])):
+        first = prefect.press("index-items/slow")
+        prefect.wait_until(first, ["Running"])
+        second, other = prefect.press("index-items/slow"), prefect.press("index-items/quick")
+        prefect.wait_until(second, ["AwaitingConcurrencySlot"])
+        assert prefect.ending(other) == "COMPLETED"  # another collection is indexed beside it
+        refused = by_hand(prefect, installed, "--set", "overlap=refuse")
+        _, shown = refused.communicate(timeout=600)
+        assert (refused.returncode, "another run is at work on it" in " ".join(shown.split())) == (1, True), shown
+        waiting = by_hand(prefect, installed, "--json")
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(20)
+        assert prefect.state(first)["type"] == "RUNNING"
+    done, shown = waiting.communicate(timeout=600)
+    assert waiting.returncode == 0, shown
+    assert json.loads(done)["collections"][0]["name"] == "slow"
     assert [prefect.ending(run) for run in (first, second)] == ["COMPLETED", "COMPLETED"]
     version = Warehouse(installed.warehouse).collection("slow")
-    assert (version.version, version.entry.totals.items) == (1, MANY)  # the others found nothing new
+    assert (version.version, version.entry.totals.items) == (1, 3)  # the others found nothing new
     limit = prefect.ask("GET", f"/v2/concurrency_limits/{slot_of('slow')}")
     assert (limit["limit"], limit["active_slots"]) == (1, 0)
 
