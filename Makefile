@@ -70,6 +70,9 @@ check: lint ## Lint, types and unit tests without servers: the inner loop, at mo
 	$(BIN)/pytest -q -n auto -m "not server and not slow and not benchmark and not ops"
 
 test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql postgresql-postgis >/dev/null; } || \
+	  echo "PostgreSQL is not installed and can't be: what needs it is skipped, or uses SQLite" >&2
 	$(BIN)/pytest -q -n auto -m "not server and not benchmark and not ops"
 	$(BIN)/pytest -q -m "server and not benchmark and not ops"
 

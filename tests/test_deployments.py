@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from flows.configured import (
 )
 from flows.index_items import IndexConfig, index_items
 from flows.reindex_items import reindex_items
-from stacchip_core import InputError, LookupFailedError
+from stacchip_core import InputError, LookupFailedError, Warehouse
+from stacchip_core.warehouse.store import Store
 from tests.data import REPO
 from tests.prefect_stack import Installation
+from tests.scenes import sentinel2_scene
 
 FOLDER = REPO / "deployments"
 ENVIRONMENTS = sorted(path.stem for path in (FOLDER / "environments").glob("*.yaml"))
@@ -173,3 +176,33 @@ def test_the_image_is_pinned_runs_as_nobody_special_and_copies_what_is_there() -
 def test_environments_refuse_unknown_keys() -> None:
     with pytest.raises(ValueError, match="Extra inputs"):
         Environment.model_validate({"pool": "p", "colections": []})
+
+
+def test_each_role_may_do_what_it_needs_and_no_more() -> None:
+    def actions(role: str) -> set[str]:
+        policy = json.loads((FOLDER / "policies" / f"{role}.json").read_text())
+        assert {one["Effect"] for one in policy["Statement"]} == {"Allow"}
+        assert {one["Resource"] for one in policy["Statement"]} == {
+            "arn:aws:s3:::BUCKET",
+            "arn:aws:s3:::BUCKET/PREFIX/*",
+        }
+        return {action for one in policy["Statement"] for action in one["Action"]}
+
+    reader, writer, keeper = map(actions, ("reader", "writer", "keeper"))
+    assert reader == {"s3:ListBucket", "s3:GetBucketLocation", "s3:GetObject"}
+    assert writer - reader == {"s3:PutObject", "s3:AbortMultipartUpload"}
+    assert keeper - writer == {"s3:DeleteObject"}
+
+
+def test_a_writer_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the writer's policy rests on: opening, indexing and merging never call `delete`."""
+
+    def refuse(self: object, key: str) -> None:
+        raise AssertionError(f"deleted {key}")
+
+    monkeypatch.setattr(Store, "delete", refuse)
+    warehouse = Warehouse(tmp_path / "w", create=True, local_roots=[tmp_path])
+    for seed in (1, 2):
+        warehouse.index_items([sentinel2_scene(tmp_path / "s", item_id=f"S2_{seed}", seed=seed)], chip_size=96)
+        warehouse.merge("all", warehouse.collections())
+    assert warehouse.verify(deep=True).is_clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,9 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.__main__ import main
+from flows.configured import FOLDER_VARIABLE
 from tests.data import REPO
+from tests.prefect_stack import Installation
 from tests.scenes import sentinel2_scene, write_catalog
 
 
@@ -37,6 +41,29 @@ def test_an_index_and_a_merge_by_hand(config: Path, tmp_path: Path, capfd: pytes
     merge.write_text(f"warehouse: {{root: {tmp_path / 'w'}}}\nname: all\n")
     assert main(["merge", "--config", str(merge)]) == 0
     assert "all@1" in capfd.readouterr().err
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("prefect_server")
+def test_reindex_and_maintain_by_hand_tell_in_json_what_they_would_do(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {**yaml.safe_load(config.read_text()), "name": "s2"}
+    Installation(tmp_path / "deployments", str(tmp_path / "w"), {"s2": values}).write()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "deployments"))
+    assert main(["index", "--config", str(config), "--set", "name=s2", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["collections"][0]["new"] == 1
+    reindex = tmp_path / "reindex.yaml"
+    reindex.write_text("collection: s2\nwhich: everything\nreason: to see it\n")
+    assert main(["reindex", "--config", str(reindex), "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["is_dry_run"], told["items"], told["reason"]) == (True, 1, "to see it")
+    assert main(["reindex", "--config", str(reindex), "--set", "which=items"]) == 2
+    assert "no item ids are given" in " ".join(capfd.readouterr().err.split())
+    care = tmp_path / "care.yaml"
+    care.write_text(f"warehouse: {{root: {tmp_path / 'w'}}}\n")
+    assert main(["maintain", "--config", str(care), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["problems"] == []
 
 
 @pytest.mark.server

@@ -8,15 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
 import pytest
 
+from deployments.setup import NOTIFY_VARIABLE
 from flows.overlap import slot_of
 from stacchip_core import Warehouse
 from tests.data import REPO
@@ -45,14 +48,43 @@ def collection(folder: Path, name: str, items: list[Item], **more: Any) -> dict[
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+def told() -> Iterator[tuple[str, list[str]]]:
+    """URL of a chat service's webhook, and the bodies that were sent to it."""
+    bodies: list[str] = []
+
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", bodies
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory, told: tuple[str, list[str]]) -> Installation:
     """A collection that can be held up, one that is quick, and one that runs every minute."""
     root = tmp_path_factory.mktemp("installed")
     slow = collection(root / "slow", "slow", many(sentinel2_scene(root / "slow"), 3))
     quick = collection(root / "quick", "quick", [landsat_l2_scene(root / "quick")], pictures=True)
     often = collection(root / "often", "often", [sentinel2_scene(root / "often")], deploy={"cron": "* * * * *"})
     collections = {"slow": slow, "quick": quick, "often": often}
-    return Installation(root / "deployments", str(root / "w"), collections, {"all": {"name": "all"}})
+    broken = {"spec": {"name": "broken", "index": "nowhere", "bands": [{"collection": "x", "bands": ["red"]}]}}
+    return Installation(
+        root / "deployments",
+        str(root / "w"),
+        collections,
+        {"all": {"name": "all"}},
+        {"broken": broken},
+        variables={NOTIFY_VARIABLE: told[0]},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +145,17 @@ def test_the_schedule_fires(prefect: Prefect) -> None:
     while not (found := [run for run in prefect.runs("index-items", ["COMPLETED"]) if run["auto_scheduled"]]):
         assert time.monotonic() < deadline
         time.sleep(1)
-    assert "AUTO" in str(found[0]["created_by"]) or found[0]["auto_scheduled"]
+    assert found[0]["parameters"]["config"]["name"] == "often"
+
+
+def test_people_are_told_of_a_run_that_failed(prefect: Prefect, told: tuple[str, list[str]]) -> None:
+    prefect.ending(prefect.press("index-items/quick"))
+    assert prefect.ending(prefect.press("materialize-chips/broken")) == "FAILED"
+    deadline = time.monotonic() + 300
+    while not (found := [body for body in told[1] if "materialize broken" in body]):
+        assert time.monotonic() < deadline, told[1]
+        time.sleep(1)
+    assert "nowhere" in found[0]  # the reason
 
 
 def test_the_form_refuses_mistakes_and_a_merge_follows_what_it_takes(prefect: Prefect, installed: Installation) -> None:
