@@ -43,7 +43,6 @@ def render(environment: Environment) -> dict[str, Any]:
 
 def write(environment: Environment, path: Path) -> None:
     """Write the Prefect file of an environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(render(environment), sort_keys=False), encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -28,9 +29,7 @@ from flows.environment import prepare_environment
 from stacchip_core.errors import InputError, LookupFailedError
 
 REPO = Path(__file__).resolve().parent.parent
-RENDERED = REPO / ".cache" / "deployments"
 NOTIFY_VARIABLE = "STACCHIP_NOTIFY_URL"  # a webhook that takes {"text": …}, as chat services do
-HAND_QUEUE = "by-hand"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,14 +56,15 @@ def set_up(name: str = "") -> int:
     name = name or environment_name()
     os.environ[ENVIRONMENT_VARIABLE] = name
     environment = load_environment(name)
-    path = RENDERED / f"{name}.yaml"
-    write(environment, path)
     _make_pool(name, environment)
     _make_limits(environment)
     ensure(crashed())
     _make_notifications()
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-    return subprocess.run(command, cwd=REPO, check=False).returncode
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prefect.yaml"
+        write(environment, path)
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+        return subprocess.run(command, cwd=REPO, check=False).returncode
 
 
 def _make_pool(name: str, environment: Environment) -> None:

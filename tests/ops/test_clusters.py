@@ -41,7 +41,7 @@ def _installation(folder: Path, scenes: Path) -> Installation:
         str(folder / "w"),
         {name: collection(scenes / name, name, items) for name, items in two.items()},
         {"all": {"name": "all"}},
-        {"fields": {"spec": SPEC, "local_roots": [str(scenes)], "pictures": False}},
+        {"fields": {"spec": SPEC, "local_roots": [str(scenes / "s2")], "pictures": False}},
     )
 
 
@@ -65,7 +65,8 @@ def _on_a_pool(prefect: Prefect) -> None:
     assert one["start_time"] < other["end_time"]
     assert other["start_time"] < one["end_time"], "one worker did both, one after the other"
     for name in ("merge-indexes/all", "materialize-chips/fields"):
-        assert prefect.ending(prefect.press(name)) == "COMPLETED"
+        run = prefect.press(name)
+        assert prefect.ending(run) == "COMPLETED", prefect.logs(run)
 
 
 @contextmanager
