@@ -56,13 +56,13 @@ def set_up(name: str = "") -> int:
     name = name or environment_name()
     os.environ[ENVIRONMENT_VARIABLE] = name
     environment = load_environment(name)
-    _make_pool(name, environment)
-    _make_limits(environment)
-    ensure(crashed())
-    _make_notifications()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
-        write(environment, path)
+        write(environment, path)  # what is wrong with the files is told before anything is made
+        _make_pool(name, environment)
+        _make_limits(environment)
+        ensure(crashed())
+        _make_notifications()
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
         return subprocess.run(command, cwd=REPO, check=False).returncode
 
