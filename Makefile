@@ -16,7 +16,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report docs lint check test campaign bench lock clean deploy deploy-local deploy-local-stop test-ops
+.PHONY: help setup demo report docs lint check test campaign bench lock clean deploy deploy-local deploy-local-stop test-ops test-ui packages
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -67,14 +67,23 @@ lint: $(STAMP) ## Lint, format check and strict types
 	$(BIN)/mypy
 
 check: lint ## Lint, types and unit tests without servers: the inner loop, at most 3 minutes
-	$(BIN)/pytest -q -n auto -m "not server and not slow and not benchmark and not ops"
+	$(BIN)/pytest -q -n auto -m "not server and not slow and not benchmark and not ops and not ui"
 
-test: lint ## Everything except benchmarks; skipped tests are listed with their reasons
-	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql postgresql-postgis >/dev/null; } || \
-	  echo "PostgreSQL is not installed and can't be: what needs it is skipped, or uses SQLite" >&2
-	$(BIN)/pytest -q -n auto -m "not server and not benchmark and not ops"
-	$(BIN)/pytest -q -m "server and not benchmark and not ops"
+test: lint packages ## Everything except benchmarks; skipped tests are listed with their reasons
+	$(BIN)/pytest -q -n auto -m "not server and not benchmark and not ops and not ui"
+	$(BIN)/pytest -q -m "server and not benchmark and not ops and not ui"
+
+test-ui: $(STAMP) packages ## Press the buttons of Prefect's pages in a browser; SCREENSHOTS=docs/images keeps its pictures
+	STACCHIP_SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/pytest -q -p no:cacheprovider -m "ui" tests/ui
+
+# Debian package, and a file by which it is known to be there.
+PACKAGES := chromium:/usr/bin/chromium postgresql:/usr/lib/postgresql/*/bin/initdb \
+  postgresql-postgis:/usr/share/postgresql/*/extension/postgis.control
+
+packages: ## Install from Debian what tests need and is missing; nothing happens where all is there
+	@missing=; for one in $(PACKAGES); do ls $${one#*:} >/dev/null 2>&1 || missing="$$missing $${one%%:*}"; done; \
+	test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
+	  echo "can't be installed:$$missing; what needs them is skipped, uses SQLite, or says so" >&2
 
 test-ops: $(STAMP) ## Kill workers, overlap runs, press buttons under load, on PostgreSQL too: some ten minutes
 	$(BIN)/pytest -q -p no:cacheprovider -m "ops" tests/ops
