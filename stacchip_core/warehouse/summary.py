@@ -297,9 +297,9 @@ def _footer_boxes(store: Store, info: FileInfo) -> list[BBox]:
 def _causes(manifest: Manifest) -> Iterator[Cause]:
     """What the last commits could not index, and no later one of them could."""
     failed = fold(manifest.changes_since(max(0, manifest.version - FAILURE_COMMITS))).failed
-    label = "cause" if "cause" in failed.schema.names else "stage"
-    for cause, count in Counter(failed[label].to_pylist()).most_common(CAUSES_KEPT):
-        first = failed.filter(pc.equal(failed[label], cause)).slice(0, 1).to_pylist()
+    causes = pc.coalesce(failed["cause"], failed["stage"])  # an earlier release wrote the stage alone
+    for cause, count in Counter(causes.to_pylist()).most_common(CAUSES_KEPT):
+        first = failed.filter(pc.equal(causes, cause)).slice(0, 1).to_pylist()
         yield from (Cause(manifest.name, str(cause), count, row["item_id"], str(row["reason"])) for row in first)
 
 
