@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse import checkpoint as checkpoints
 from stacchip_core.warehouse.checkpoint import Checkpoint, bucket_of, hint_key, read_hint, write_hint
 from stacchip_core.warehouse.commit import commit
+from stacchip_core.warehouse.files import publish
 from stacchip_core.warehouse.items import States, fold
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.manifest import Manifest
@@ -200,3 +204,24 @@ def test_a_broken_chain_behind_the_hint_is_named() -> None:
     store.write(log.key(10), store.read(log.key(9)))
     with pytest.raises(CorruptWarehouseError, match=r"10\.json says that it is version 9"):
         Manifest.load(store, "s2")
+
+
+def test_a_checkpoint_of_an_earlier_release_lacks_columns_and_is_read_nevertheless() -> None:
+    store = memory_store()
+    pieces = [Piece(number) for number in range(3)]
+    for number in range(4):
+        commit_pieces(store, "s2", [*pieces, Piece(10 + number, failure="read")])
+    manifest = Manifest.load(store, "s2")
+    new = manifest.checkpoint
+    assert new is not None
+    table = pq.read_table(pa.BufferReader(store.read(new.items.path)))
+    old = table.drop_columns(["cause", "attempts", "first_failed", "last_failed", "found_as"])
+    assert pc.any(pc.equal(table["op"], "failed")).as_py()
+    draft = replace(new.items, path=new.items.path.replace("-items", "x-items"))
+    info = publish(store, draft, lambda local: pq.write_table(old, local))
+    found, whole = Checkpoint(store, new.version, info, new.files).states(), new.states()
+    assert found.live.equals(whole.live) and found.failed["attempts"].null_count == len(found.failed) > 0
+    later = manifest.changes_since(new.version)
+    assert rows(fold([found.rows(), *later]).failed.select(["key"])) == rows(
+        fold([whole.rows(), *later]).failed.select(["key"])
+    )

@@ -15,7 +15,7 @@ from stacchip_core.errors import FailureBudgetError
 from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.source import Source
 from stacchip_core.warehouse.again import could_hold
-from stacchip_core.warehouse.backoff import DEFAULT_BACKOFF
+from stacchip_core.warehouse.backoff import AT_ONCE, DEFAULT_BACKOFF
 from stacchip_core.warehouse.commit import Commit
 from stacchip_core.warehouse.contract import Store
 from tests.broken import PROFILE, WAYS, Folder, tiny_item
@@ -215,6 +215,32 @@ def test_failures_of_a_source_are_told_from_those_of_others(warehouse: Warehouse
     at_once = DEFAULT_BACKOFF.model_copy(update={"lasting_hours": 0})
     assert len(warehouse.failed_items("tiny", settings, local, at_once)) == 5
     assert warehouse.failed_items("tiny", settings, api, at_once) == []
+
+
+def test_two_runs_that_retry_at_once_count_one_try_and_the_same_parts_count_once(
+    warehouse: Warehouse, folder: Folder
+) -> None:
+    index(warehouse, folder)
+    settings = IndexSettings(chip_size=SIZE, local_roots=(str(folder.path),))
+    items = warehouse.failed_items("tiny", settings, Source(url=str(folder.path)), AT_ONCE)
+    parts, read_version = [], 0
+    for _ in range(2):
+        found = warehouse.classify("tiny", items, settings, backoff=AT_ONCE)
+        read_version = found.version
+        key = warehouse.stage([*found.new, *found.updated])
+        parts.append(warehouse.index_batch("tiny", key, settings).part)
+    versions = [warehouse.commit("tiny", [part], read_version=read_version).version for part in (*parts, parts[0])]
+    assert versions == [2, 2, 2]
+    assert set(warehouse.collection("tiny").failures()["attempts"].to_pylist()) == {2}
+
+
+def test_a_failure_that_is_removed_is_off_the_list_and_begins_anew(warehouse: Warehouse, folder: Folder) -> None:
+    index(warehouse, folder)
+    warehouse.remove_items("tiny", ["tiny-00002", "tiny-00006.json"], reason="gone from the source")
+    assert len(listed(warehouse)) == 3
+    done = index(warehouse, folder)
+    assert (done.failed, done.failed_again, done.waiting) == (2, 0, 3)
+    assert set(warehouse.collection("tiny").failures()["attempts"].to_pylist()) == {1}
 
 
 @pytest.mark.slow

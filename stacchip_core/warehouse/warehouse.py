@@ -125,15 +125,12 @@ class Warehouse:
     def retry_failed(self, name: str, **settings: Any) -> Commit:
         """Try the failures of a collection once more, now, at the chip sizes they failed at.
 
-        The file of each is read again where it is known; else the item is taken as it was found.
+        The file of each is read again where it is known; else the item is taken as it was found. Raises
+        VersionNotFoundError where there is no such collection.
 
         Args:
             name: of the collection.
-            settings: those that its items are indexed with, and that decide their rows: profile, max_nodata, grid; and
-                local_roots, storage.
-
-        Raises:
-            VersionNotFoundError: no such collection.
+            settings: as its items are indexed with: profile, max_nodata, grid, local_roots, storage.
         """
         manifest, chosen = self.collection(name).manifest, _settings(settings)
         own = chosen.model_copy(update={"local_roots": (*chosen.local_roots, *self.local_roots)})
