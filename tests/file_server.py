@@ -24,6 +24,15 @@ _CONTROL = "/.control"
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """Bytes [start, start + size) of the file at `path`."""
+
+    path: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileServer:
     """A running server: `url` is its root, without a slash at its end."""
 
@@ -37,14 +46,18 @@ class FileServer:
         """Method and path (with query) of every request since the last call, in order."""
         return [(method, path) for method, path in self._control({})]
 
+    def answers(self) -> list[Answer]:
+        """What was sent for every GET since the last call, in order; `requests` forgets them too."""
+        return [Answer(*one) for one in self._control({"answers": True})]
+
     def paths(self) -> list[str]:
         """Paths asked for since the last call, without queries, each once, in order."""
         return list(dict.fromkeys(urlsplit(path).path for _, path in self.requests()))
 
-    def _control(self, order: dict[str, Any]) -> list[list[str]]:
+    def _control(self, order: dict[str, Any]) -> list[list[Any]]:
         request = urllib.request.Request(self.url + _CONTROL, json.dumps(order).encode())
         with urllib.request.urlopen(request, timeout=20) as response:
-            answer: list[list[str]] = json.load(response)
+            answer: list[list[Any]] = json.load(response)
             return answer
 
 
@@ -65,6 +78,7 @@ class _State:
         self.folder = folder
         self.faults: dict[str, tuple[int | None, float]] = {}
         self.requests: list[tuple[str, str]] = []
+        self.answers: list[tuple[str, int, int]] = []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.state.faults[order["path"]] = (order["status"], order["delay_s"])
             self._send(200, b"[]", {})
         else:
-            found, self.state.requests = self.state.requests, []
+            found = self.state.answers if "answers" in order else self.state.requests
+            self.state.requests, self.state.answers = [], []
             self._send(200, json.dumps(found).encode(), {})
 
     def do_GET(self) -> None:
@@ -104,7 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_range(self, body: bytes) -> None:
         wanted = self.headers.get("Range")
+        path = unquote(urlsplit(self.path).path)
         if wanted is None:
+            self.state.answers.append((path, 0, len(body)))
             self._send(200, body, {"Accept-Ranges": "bytes"})
             return
         first, _, last = wanted.removeprefix("bytes=").partition("-")
@@ -112,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(body):
             self._send(416, b"", {"Content-Range": f"bytes */{len(body)}"})
             return
+        self.state.answers.append((path, start, stop - start))
         self._send(206, body[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(body)}"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -34,6 +34,14 @@ class Blocks:
         """Blocks in a window that consists of whole ones."""
         return math.ceil(window.height / self.block_height) * math.ceil(window.width / self.block_width)
 
+    def under(self, window: Window) -> list[Window]:
+        """The blocks that a window touches, each by itself."""
+        top = window.row // self.block_height * self.block_height
+        left = window.col // self.block_width * self.block_width
+        bottom = min(self.height, -(-(window.row + window.height) // self.block_height) * self.block_height)
+        right = min(self.width, -(-(window.col + window.width) // self.block_width) * self.block_width)
+        return self.split(Window(left, top, right - left, bottom - top))
+
     def split(self, window: Window) -> list[Window]:
         """The blocks of a window that consists of whole ones, each by itself."""
         bottom, right = window.row + window.height, window.col + window.width

@@ -23,6 +23,7 @@ from stacchip_core.chips.formats.table import open_shard
 from stacchip_core.chips.lock import DatasetLock, DatasetPlan
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.update import prepare_update
 from stacchip_core.chips.work import in_threads
 from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, StacchipError
 from stacchip_core.sources.access import Storage
@@ -62,6 +63,36 @@ def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None
     return Dataset.open(f"{warehouse.root}/datasets/{spec.name}", warehouse.storage)
 
 
+def update(
+    warehouse: Warehouse,
+    name: str,
+    *,
+    version: int | None = None,
+    storage: Storage | None = None,
+    workers: int = 2,
+) -> Dataset:
+    """Retry the chips of a dataset that failed, and make anew what a newer version of its index makes stale.
+
+    All other shards stay as they are, byte for byte; `Dataset.open(..., revision=)` opens the dataset as it was before.
+
+    Args:
+        warehouse: holds the dataset and its index.
+        name: of a finished dataset.
+        version: of the index; None: the latest where the spec asked for that, else the one it named.
+        storage: how to reach the items' assets; None: as the warehouse is reached.
+        workers: threads.
+
+    Raises:
+        InputError: the dataset is not finished.
+        SpecError: see `select`.
+    """
+    plan = prepare_update(warehouse, name, version=version)
+    if plan is not None:
+        carry_out(warehouse, plan, storage=storage, workers=workers)
+        finish(warehouse, name)
+    return Dataset.open(f"{warehouse.root}/datasets/{name}", warehouse.storage)
+
+
 def carry_out(warehouse: Warehouse, plan: DatasetPlan, *, storage: Storage | None, workers: int) -> None:
     """Cut all groups, then write all shards of a plan."""
     threads = max(1, workers // max(1, len(plan.groups)))
@@ -91,10 +122,11 @@ class Dataset:
         failures: chips that could not be read, with `reason`.
     """
 
-    def __init__(self, store: Store, storage: Storage | None = None) -> None:
+    def __init__(self, store: Store, storage: Storage | None = None, revision: int | None = None) -> None:
         """Take the dataset at the root of a store; use `Dataset.open`."""
         self.path = store.root
-        self.lock = DatasetLock.model_validate_json(store.read("dataset.json"))
+        name = "dataset.json" if revision is None else f"locks/{revision:04d}.json"
+        self.lock = DatasetLock.model_validate_json(store.read(name))
         content = store.read(self.lock.chips_key)
         if hashlib.sha256(content).hexdigest() != self.lock.chips_sha256:
             raise CorruptWarehouseError(
@@ -110,17 +142,24 @@ class Dataset:
         self._offsets = self.chips["offset"].to_numpy()
 
     @classmethod
-    def open(cls, path: str | Path, storage: Storage | None = None) -> Dataset:
-        """The dataset in a local folder or at a URL.
+    def open(cls, path: str | Path, storage: Storage | None = None, *, revision: int | None = None) -> Dataset:
+        """The dataset in a local folder or at a URL; with `revision`, as it was before later updates.
 
         Raises:
-            ObjectNotFoundError: there is no lock: no dataset, or one not finished.
+            ObjectNotFoundError: there is no lock: no dataset, one not finished, or no such revision.
         """
-        return cls(open_store(path, storage), storage)
+        return cls(open_store(path, storage), storage, revision)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens it anew."""
-        return (Dataset.open, (self.path, self._storage))
+        return (_reopened, (self.path, self._storage, self.lock.revision))
+
+    @property
+    def store(self) -> Store:
+        """Where its files lie, opened by this process."""
+        if self._here.pid != os.getpid():  # clients of object storage don't outlive a fork
+            self._here = _Here(os.getpid(), open_store(self.path, self._storage), {})
+        return self._here.store
 
     def __repr__(self) -> str:
         """Name, index version and size."""
@@ -167,19 +206,22 @@ class Dataset:
 
     def _shard(self, number: int) -> Shard:
         """An open shard of this process; the first opened of many is let go."""
-        if self._here.pid != os.getpid():  # clients of object storage don't outlive a fork
-            self._here = _Here(os.getpid(), open_store(self.path, self._storage), {})
-        here, info = self._here, self.lock.shards[number]
+        store, info = self.store, self.lock.shards[number]
+        here = self._here
         if info.key is None:
             raise CorruptWarehouseError(
                 f"dataset {self.path}: its table has chips in shard {number}, its lock has none"
             )
         shard = here.shards.get(number)
         if shard is None:
-            shard = here.shards[number] = open_shard(here.store, info.key, self.lock.spec.format, size=info.size)
+            shard = here.shards[number] = open_shard(store, info.key, self.lock.spec.format, size=info.size)
             for first in list(here.shards)[:-_OPEN_SHARDS]:
                 here.shards.pop(first, None)  # another thread may have been faster
         return shard
+
+
+def _reopened(path: str, storage: Storage | None, revision: int) -> Dataset:
+    return Dataset.open(path, storage, revision=revision)
 
 
 @dataclass(frozen=True, slots=True)

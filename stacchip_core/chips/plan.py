@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stacchip_core.chips.blocks import strips
+from stacchip_core.chips.blocks import Blocks, strips
 from stacchip_core.chips.cutting import PLACE
 from stacchip_core.chips.files import Access, BandFile, open_files
 from stacchip_core.chips.handles import Handles
@@ -20,6 +20,7 @@ from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.work import in_threads
 from stacchip_core.errors import StacchipError
 from stacchip_core.sources.access import Storage, is_remote
+from stacchip_core.sources.raster import Window
 from stacchip_core.sources.scene import Scene
 from stacchip_core.warehouse.warehouse import Warehouse
 
@@ -216,21 +217,31 @@ def _reading(
 
 def _of_file(file: BandFile, spec: ChipSpec, places: NDArray[np.int64]) -> Reading:
     raster, way = file.raster, file.way
+    header = raster.header
     is_far = is_remote(raster.ref.href)
-    blocks, itemsize = way.blocks(raster), np.dtype(raster.header.dtype).itemsize
-    found = strips(way.sources(way.on_grid(places)), blocks)
-    ranges = [one for strip in found for one in raster.ranges(way.under(raster, strip.runs), file.layers)]
-    layers = raster.header.layers if file.layers is None else len(file.layers)
-    pixels = sum(run.width * run.height for strip in found for run in strip.runs)
+    fetched = list(_fetched(file, places))
+    ranges = [one for blocks in fetched for one in raster.ranges(blocks, file.layers)]
+    layers = header.layers if file.layers is None else len(file.layers)
     size = sum(one.size for one in ranges) + raster.traffic.received
+    itemsize = np.dtype(header.dtype).itemsize
     return Reading(
-        blocks=sum(blocks.count(run) for strip in found for run in strip.runs),
+        blocks=sum(map(len, fetched)),
         requests=len(ranges) + max(1, raster.traffic.requests) if is_far else 0,
         bytes_in=size,
         bytes_remote=size if is_far else 0,
-        bytes_decoded=pixels * layers * itemsize,
+        bytes_decoded=sum(one.width * one.height for blocks in fetched for one in blocks) * layers * itemsize,
         bytes_out=len(places) * sum(map(file.count, file.bands)) * way.side(spec.size) ** 2 * itemsize,
     )
+
+
+def _fetched(file: BandFile, places: NDArray[np.int64]) -> Iterator[list[Window]]:
+    """Blocks of a file that are fetched together, strip by strip; what an earlier strip had is not fetched again."""
+    header = file.raster.header
+    own, seen = Blocks(header.height, header.width, *header.block_shape), set[Window]()
+    for strip in strips(file.way.sources(file.way.on_grid(places)), file.way.blocks(file.raster)):
+        touched = [block for window in file.way.under(file.raster, strip.runs) for block in own.under(window)]
+        yield [block for block in dict.fromkeys(touched) if block not in seen]
+        seen.update(touched)
 
 
 def _summed(parts: Iterable[Part]) -> Iterable[PlanPart]:

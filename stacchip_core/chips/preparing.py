@@ -73,18 +73,20 @@ def first_plan(warehouse: Warehouse, spec: ChipSpec, work: Work) -> DatasetPlan:
 
 def planned(chosen: Chosen, parts: list[Part], work: Work) -> DatasetPlan:
     """Keep the chips of each shard and of each group, and say which they are."""
-    shards = in_threads(lambda number: _planned_shard(chosen, parts[number], work), len(parts))
-    return plan_of(chosen, shards, parts, work)
+    shards = in_threads(lambda number: planned_shard(chosen, parts[number], work), len(parts))
+    return plan_of(chosen, shards, parts, work, is_latest=chosen.spec.version is None)
 
 
-def plan_of(chosen: Chosen, shards: list[PlannedShard], parts: list[Part], work: Work) -> DatasetPlan:
+def plan_of(
+    chosen: Chosen, shards: list[PlannedShard], parts: list[Part], work: Work, *, is_latest: bool
+) -> DatasetPlan:
     """The plan with some shards; groups hold the chips of those that are not kept from an earlier revision."""
     version, spec = chosen.version, chosen.spec
     to_cut = [part for shard, part in zip(shards, parts, strict=True) if shard.record is None]
     together = list(groups_of(chosen, to_cut))
     return DatasetPlan(
         spec=spec.model_copy(update={"version": version.version}),
-        is_latest=spec.version is None,
+        is_latest=is_latest,
         index=IndexPin(name=version.name, version=version.version, sha256=version.sha256),
         profiles={scene.collection: scene.profile for scene in chosen.index.scenes.values()},
         bands=dict(chosen.bands),
@@ -101,7 +103,7 @@ def parts_of(index: ChipIndex, shard_size: int) -> Iterator[Part]:
         own = index.table.filter(pc.equal(index.table["collection"], collection))
         for split, rows in _by_split(own):
             for start in range(0, rows.num_rows, shard_size):
-                yield Part(collection, split, _with_rows(index, rows.slice(start, shard_size)))
+                yield Part(collection, split, with_rows(index, rows.slice(start, shard_size)))
 
 
 def groups_of(chosen: Chosen, parts: Iterable[Part]) -> Iterator[ChipIndex]:
@@ -116,7 +118,7 @@ def groups_of(chosen: Chosen, parts: Iterable[Part]) -> Iterator[ChipIndex]:
         own = own.sort_by([("item_id", "ascending"), ("__place", "ascending")]).drop_columns(["__place"])
         chip_bytes = 2 * chosen.spec.size**2 * len(chosen.bands[collection])
         for start, stop in _cuts(own["item_id"].to_pylist(), max(1, _GROUP_BYTES // chip_bytes)):
-            yield _with_rows(chosen.index, own.slice(start, stop - start))
+            yield with_rows(chosen.index, own.slice(start, stop - start))
 
 
 def _cuts(items: list[str], most: int) -> Iterator[tuple[int, int]]:
@@ -147,12 +149,14 @@ def _by_split(table: pa.Table) -> Iterator[tuple[str | None, pa.Table]]:
         yield split, table.filter(pc.equal(table["split"], split))
 
 
-def _with_rows(index: ChipIndex, table: pa.Table) -> ChipIndex:
+def with_rows(index: ChipIndex, table: pa.Table) -> ChipIndex:
+    """Some rows of an index, and just their scenes."""
     keys = dict.fromkeys(scene_key_of_rows(table))
     return replace(index, table=table, scenes={key: index.scenes[key] for key in keys})
 
 
-def _planned_shard(chosen: Chosen, part: Part, work: Work) -> PlannedShard:
+def planned_shard(chosen: Chosen, part: Part, work: Work) -> PlannedShard:
+    """Keep the chips of a shard, and say which they are."""
     return PlannedShard(
         collection=part.collection,
         split=part.split,

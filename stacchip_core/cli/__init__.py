@@ -15,4 +15,7 @@ from stacchip_core.cli import failures
 # isort: split
 from stacchip_core.cli import care
 
-__all__ = ["app", "care", "failures", "look", "sources"]
+# isort: split
+from stacchip_core.cli import datasets
+
+__all__ = ["app", "care", "datasets", "failures", "look", "sources"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,11 +57,11 @@ class Place:
     root: str
     storage: Mapping[str, Any]
 
-    def open(self) -> Warehouse:
+    def open(self, local_roots: Sequence[str] = ()) -> Warehouse:
         from stacchip_core.sources.access import Storage
         from stacchip_core.warehouse.warehouse import Warehouse
 
-        return Warehouse(self.root, storage=Storage(**self.storage))
+        return Warehouse(self.root, storage=Storage(**self.storage), local_roots=list(local_roots))
 
 
 @app.callback()

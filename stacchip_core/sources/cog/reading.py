@@ -105,6 +105,7 @@ class Raster:
                 self._fetched.update(reader.prefetch(wanted))
 
     def _blocks(self, windows: Iterable[Window], layers: Sequence[int] | None) -> list[Range]:
+        _ = self._dataset.mask_flag_enums  # reads the index of overviews and masks too, as the first read would later
         return block_ranges(self._dataset, windows, layers or range(1, self.header.layers + 1))
 
     @property

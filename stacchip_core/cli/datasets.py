@@ -1,0 +1,117 @@
+"""Commands for chip datasets: what one will cost, and care of those that there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stacchip_core.cli import printing
+from stacchip_core.cli.root import AsJson, Place, app
+
+if TYPE_CHECKING:
+    from stacchip_core.chips.dataset import Dataset
+
+dataset_app = typer.Typer(no_args_is_help=True, help="Bring a dataset up to date, check it, or compare two.")
+app.add_typer(dataset_app, name="dataset")
+
+Spec = Annotated[Path, typer.Argument(help="YAML or JSON file of a ChipSpec.", metavar="SPEC")]
+LocalRoots = Annotated[
+    list[str] | None, typer.Option("--local-root", help="Folder that local assets may be read from; may be repeated.")
+]
+Name = Annotated[str, typer.Argument(help="Name of a dataset.", metavar="NAME")]
+NameAt = Annotated[str, typer.Argument(help="Name of a dataset, and perhaps its revision: fields, fields@2.")]
+
+
+@app.command()
+def plan(ctx: typer.Context, spec: Spec, local_root: LocalRoots = None, as_json: AsJson = False) -> None:
+    """Tell what a dataset will hold and cost: chips, blocks, requests, bytes, time; reads no pixel."""
+    from stacchip_core.chips.plan import plan as make_plan
+    from stacchip_core.chips.spec import ChipSpec
+
+    found = make_plan(ctx.obj.open(local_root or ()), ChipSpec.load(spec))
+    if as_json:
+        typer.echo(printing.as_text(found.to_dict()))
+        return
+    rows = [[part.collection, part.split or "", part.chips, part.shards] for part in found.parts]
+    printing.show(found.to_dict(), rows, ("collection", "split", "chips", "shards"), as_json=False)
+    typer.echo(found)
+
+
+@dataset_app.command()
+def update(
+    ctx: typer.Context,
+    name: Name,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the index; none: the latest, unless the spec names one.", min=1)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Threads.", min=1, max=64)] = 2,
+    local_root: LocalRoots = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retry chips that failed, and make anew the shards that a newer version of the index makes stale."""
+    from stacchip_core.chips.dataset import Dataset
+    from stacchip_core.chips.dataset import update as bring_up_to_date
+
+    warehouse = ctx.obj.open(local_root or ())
+    before = Dataset.open(f"{warehouse.root}/datasets/{name}", warehouse.storage).lock
+    lock = bring_up_to_date(warehouse, name, version=version, workers=workers).lock
+    kept = {shard.sha256 for shard in before.shards} & {shard.sha256 for shard in lock.shards}
+    facts = {
+        "revision": lock.revision,
+        "index": str(lock.index),
+        "chips": lock.chips,
+        "failures": lock.failures,
+        "shards kept": len(kept),
+        "shards made": len(lock.shards) - len(kept),
+    }
+    printing.show(facts, [list(facts.values())], tuple(facts), as_json)
+
+
+@dataset_app.command("verify")
+def verify_one(
+    ctx: typer.Context,
+    name: NameAt,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a dataset is what its lock says; exit code 1 where it is not."""
+    from stacchip_core.chips.checking import verify_dataset
+
+    problems = verify_dataset(_opened(ctx.obj, name), deep=deep)
+    printing.show({"problems": list(problems)}, [[one] for one in problems], ("is wrong",), as_json)
+    if not as_json:
+        typer.echo(f"{len(problems) or 'no'} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+@dataset_app.command()
+def diff(ctx: typer.Context, first: NameAt, second: NameAt, as_json: AsJson = False) -> None:
+    """Tell how a dataset, or a revision of one, differs from another; exit code 1 where chips differ."""
+    from dataclasses import asdict
+
+    from stacchip_core.chips.checking import diff_datasets
+
+    found = diff_datasets(_opened(ctx.obj, first), _opened(ctx.obj, second))
+    rows = [[name, *map(str, pair)] for name, pair in found.settings.items()]
+    rows += [
+        ["chips of its own", str(len(found.only_in_first)), str(len(found.only_in_second))],
+        ["chips of both", str(found.common), str(found.common)],
+        ["of these with other pixels", str(len(found.other_pixels)), str(len(found.other_pixels))],
+    ]
+    printing.show({**asdict(found), "is_same": found.is_same}, rows, ("what", first, second), as_json)
+    if not found.is_same:
+        raise typer.Exit(1)
+
+
+def _opened(place: Place, at: str) -> Dataset:
+    from stacchip_core.chips.dataset import Dataset
+
+    name, sign, revision = at.partition("@")
+    if sign and not revision.isdecimal():
+        raise typer.BadParameter(f"{at!r}: expected NAME or NAME@REVISION, a number")
+    warehouse = place.open()
+    path = f"{warehouse.root}/datasets/{name}"
+    return Dataset.open(path, warehouse.storage, revision=int(revision) if revision else None)
