@@ -48,7 +48,7 @@ report: $(STAMP) ## Draw a warehouse as one HTML page: make report WAREHOUSE=s3:
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP) ## Build the documentation site, strictly and without network, into .cache/site
 	$(BIN)/mkdocs build --strict --quiet
-	@echo "open .cache/site/index.html"
+	@echo "open .cache/site/index.html; for its search: python3 -m http.server --bind 127.0.0.1 --directory .cache/site"
 
 ENVIRONMENT ?= local
 

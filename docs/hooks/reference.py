@@ -49,6 +49,9 @@ _WHAT_TO_DO = {
     "CommitUnknownError": "look first: the next run finds out by itself",
     "InputError": "mend what you gave",
     "LookupFailedError": "name one of those that the message lists",
+    "CorruptWarehouseError": "`stacchip verify` tells what is damaged, `stacchip repair` mends what can be mended",
+    "UnsafeStoreError": "keep the warehouse in another store",
+    "FailureBudgetError": "see what failed; what was committed stays",
 }
 
 Schema = Mapping[str, Any]
@@ -231,7 +234,7 @@ def _parameter_row(parameter: Any, context: Any) -> Iterator[str]:
     if record is None and parameter.param_type_name == "argument":
         record = (parameter.make_metavar(context), "")
     if record is not None:
-        yield f"| `{_cell(record[0])}` | {_cell(record[1])} |"
+        yield f"| `{_cell(record[0]).replace(' <str>', '')}` | {_cell(record[1])} |"
 
 
 # --- errors
@@ -244,7 +247,7 @@ def errors_page() -> str:
     tree = inspect.getdoc(errors) or ""
     found = [one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, errors.StacchipError)]
     rows = [f"| `{one.__name__}` | {_cell(one.__doc__ or '')} | {_what_to_do(one)} |" for one in found]
-    head = ["| error | | what to do |", "|---|---|---|"]
+    head = ["| error | means | what to do |", "|---|---|---|"]
     title = "All can be imported from `stacchip_core`. Messages name the item, what was expected and what was found."
     return "\n".join(["# Errors", "", title, "", "```text", tree, "```", "", *head, *rows, ""])
 
