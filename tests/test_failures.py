@@ -13,12 +13,14 @@ import pytest
 from stacchip_core import FailureBudget, Warehouse
 from stacchip_core.errors import FailureBudgetError
 from stacchip_core.index.indexer import IndexSettings
+from stacchip_core.sources.crawl import checked_item
 from stacchip_core.sources.source import Source
 from stacchip_core.warehouse.again import could_hold
 from stacchip_core.warehouse.backoff import AT_ONCE, DEFAULT_BACKOFF
 from stacchip_core.warehouse.commit import Commit
 from stacchip_core.warehouse.contract import Store
 from tests.broken import PROFILE, WAYS, Folder, tiny_item
+from tests.file_server import serve
 
 BROKEN = dict(enumerate(WAYS, start=2))
 SIZE = 16
@@ -262,3 +264,25 @@ def test_of_ten_thousand_items_the_hundred_broken_ones_are_listed_and_retried(tm
     fresh = version.items(["item_id"])["item_id"].to_pylist()
     before = set(warehouse.collection("tiny", done.version).items(["item_id"])["item_id"].to_pylist())
     assert set(fresh) - before == {f"tiny-{number:05d}" for number in broken}
+
+
+@pytest.mark.server
+def test_an_item_of_an_api_is_read_again_by_itself(tmp_path: Path) -> None:
+    """A page of a search is named by a token that means nothing later; an item's own address stays."""
+    folder = Folder.made(tmp_path / "items", 1, {0: "not-found"})
+    with serve(folder.path) as server:
+        item = tiny_item(0, "own-0.tif")
+        own = f"{server.url}/tiny-00000.json"
+        folder.write(0, item)
+        staged = checked_item(item, f"{server.url}/search?token=7", own)
+        assert staged.found_as == own
+        warehouse = Warehouse(tmp_path / "w", create=True)
+        settings = IndexSettings(chip_size=SIZE)
+        found = warehouse.classify("tiny", [staged], settings)
+        part = warehouse.index_batch("tiny", warehouse.stage(found.new), settings).part
+        assert warehouse.commit("tiny", [part], read_version=0).failed == 1
+        assert listed(warehouse) == {"tiny-00000": "not-found"}
+        folder.mend(0)
+        assert warehouse.retry_failed("tiny").new == 1
+        assert "/tiny-00000.json" in server.paths()
+    assert listed(warehouse) == {}

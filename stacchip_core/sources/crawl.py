@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from stacchip_core.errors import HrefRefusedError, InputError, InvalidItemError, ReadError, StacchipError
-from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.access import is_remote, unsigned_href
 from stacchip_core.sources.cause import cause_of
 from stacchip_core.sources.gate import host_of
 from stacchip_core.sources.item import StagedItem, checked, is_name, read_json
@@ -201,7 +201,9 @@ def checked_item(feature: object, name: str, base: str) -> StagedItem:
         found = feature.get("type") if isinstance(feature, dict) else type(feature).__name__
         return unreadable(name, ReadError(f"{name}: expected a STAC item (type Feature), found {found!r}"))
     try:
-        return StagedItem(checked(feature, name), base, host=host_of(base), found_as=name)
+        return StagedItem(
+            checked(feature, name), base, host=host_of(base), found_as=unsigned_href(base) if is_remote(base) else name
+        )
     except InvalidItemError as err:
         failed = unreadable(name, err, _text(feature.get("collection")))
         own = feature.get("id")  # where that much is sound, the failure is the item's own

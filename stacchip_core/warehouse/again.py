@@ -64,7 +64,8 @@ def failed_items(
     failed = [_failed(row) for row in rows.to_pylist()]
     fresh = _read_again(failed, settings.local_roots)
     for one in failed:
-        yield from _found_again(one, fresh.get(one.kept.found_as, ()))
+        found = fresh.get(one.kept.found_as, ())
+        yield from _found_again(one, [staged for staged in found if _may_be_of(staged, manifest.collection)])
 
 
 def could_hold(source: Source, name: str) -> bool:
@@ -100,6 +101,12 @@ def _found_again(failed: Failed, fresh: Sequence[StagedItem]) -> Iterator[Staged
         return
     sound = [one for one in fresh if one.error is None and one.item.get("id") == failed.item_id]
     yield from sound or (failed.kept,)
+
+
+def _may_be_of(staged: StagedItem, collection: str) -> bool:
+    """Whether an item is none of another collection: a page of a search may hold items of several by now."""
+    named = staged.item.get("collection")
+    return staged.error is not None or not collection or not named or named == collection
 
 
 def _in_collection(staged: StagedItem, collection: str) -> StagedItem:
