@@ -9,6 +9,7 @@ can't run so has a mark before it, as a comment of the page:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -39,8 +40,8 @@ NOT_RUN = {
     "long": "takes minutes to hours",
     "stacchip": "is code for stacchip, which needs an environment of its own",
 }
-TESTED = ("python", "sh", "yaml")
-UNTESTED = ("", "text", "json", "sql")  # pictures, output, the form of files
+TESTED = ("python", "sh", "yaml", "json")
+UNTESTED = ("", "text")  # pictures, output
 SHELLS = {"bash": "sh", "shell": "sh", "console": "sh", "py": "python", "yml": "yaml"}
 
 _BLOCK = re.compile(
@@ -133,8 +134,9 @@ def run_page(page: str) -> dict[str, object]:
             continue
         if snippet.language == "python":
             exec(compile("\n" * (snippet.line - 1) + snippet.code, page, "exec"), names)
-        elif snippet.language == "yaml":
-            assert yaml.safe_load(snippet.code) is not None, snippet.where
+        elif snippet.language in ("yaml", "json"):
+            read = json.loads if snippet.language == "json" else yaml.safe_load
+            assert read(snippet.code) is not None, snippet.where
         else:
             for command in commands(snippet):
                 run_command(command, snippet.where)

@@ -63,6 +63,7 @@ def test_what_a_page_shows_runs_as_it_stands(
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_is_tested_or_says_why_not(page: str) -> None:
+    assert "~~~" not in snippets.pages()[page].read_text(encoding="utf-8"), "fence code with ```: those are found"
     for one in snippets.snippets(page):
         assert one.language in (*snippets.TESTED, *snippets.UNTESTED), f"{one.where}: {one.language!r} is not tested"
         if not one.mark:
@@ -89,6 +90,13 @@ def test_the_profile_that_is_shown_is_one() -> None:
     for one in shown:
         profile = parse_profile(yaml.safe_load(one.code), where=one.where)
         assert profile.bands
+
+
+def test_every_page_has_a_place_in_the_nav() -> None:
+    nav = (REPO / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2].partition("\nvalidation:")[0]
+    named = re.findall(r": ([\w/-]+\.md)$", nav, re.MULTILINE)
+    pages = [path.relative_to(REPO / "docs").as_posix() for path in (REPO / "docs").rglob("*.md")]
+    assert sorted(pages) == sorted(name for name in named if not name.startswith("reference/")), "see nav in mkdocs.yml"
 
 
 @pytest.mark.parametrize("page", PAGES)
