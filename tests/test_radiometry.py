@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stacchip_core import InvalidItemError, ReadError, SpecError
-from stacchip_core.chips.radiometry import Radiometry, check_radiometry, holds, mask_of, rules_of
+from stacchip_core.chips.radiometry import Radiometry, check_radiometry, holds, radiometry_rules
 from stacchip_core.sources.scene import Scene, SceneAsset
 from tests.chip_rows import START, spec
 
@@ -67,7 +67,7 @@ def test_classes_are_neither_scaled_nor_filled() -> None:
 def test_what_the_caller_knows_to_be_no_measurement_is_filled() -> None:
     pixels = np.full((1, 2, 2), 7, np.uint16)
     valid = np.array([[True, False], [True, True]])
-    assert of("red", "uint16", 0).apply(pixels, valid).tolist() == [[[7, 0], [7, 7]]]
+    assert of("red", "uint16", 0, fill=0).apply(pixels, valid).tolist() == [[[7, 0], [7, 7]]]
     assert of("red", "uint16", None, fill=9).apply(pixels, valid).tolist() == [[[7, 9], [7, 7]]]
     assert pixels.tolist() == [[[7, 7], [7, 7]]]
 
@@ -133,22 +133,14 @@ def test_an_offset_that_nobody_tells_is_an_error_not_a_guess(rule: str, message:
     Radiometry.of(spec(), scene, "red", nodata=0, dtype=np.dtype("uint16"))
 
 
-def test_the_mask_is_one_where_every_measured_band_has_a_measurement() -> None:
-    bands = {"red": of("red", "uint16", 0), "vv": of("vv", "float32", -32768), "scl": of("scl", "uint8", 0)}
-    pixels: dict[str, NDArray[Any]] = {
-        "red": np.array([[[0, 5], [5, 5]]], np.uint16),
-        "vv": np.array([[[1, 1], [np.nan, 1]], [[1, -32768], [1, 1]]], np.float32),
-        "scl": np.zeros((1, 2, 2), np.uint8),
-    }
-    assert mask_of(bands, pixels).tolist() == [[[0, 0], [0, 1]]]
-    assert mask_of(bands, pixels, np.array([[True, True], [True, False]])).tolist() == [[[0, 0], [0, 0]]]
-    assert mask_of({"scl": bands["scl"]}, pixels).tolist() == [[[0, 0], [0, 0]]]  # classes alone speak for themselves
-    assert mask_of(bands, pixels).dtype == np.uint8
-
-
 def test_rules_are_listed_once_each() -> None:
-    used = [("s2 red", of("red", "uint16", 0, radiometry="reflectance")), ("s2 red", of("red", "uint16", 0))] * 2
-    assert rules_of(used) == {"s2 red": ("as stored: radiometry raw", "processing baseline 05.11")}
+    other = replace(SCENE, item_id="b", assets=(replace(RED, rule="earthsearch"), VV))
+    bands = {"sentinel-2-l2a": ("red", "vv")}
+    assert radiometry_rules([SCENE, other, SCENE], bands, spec(radiometry="reflectance")) == {
+        "sentinel-2-l2a red": ("earthsearch", "processing baseline 05.11"),
+        "sentinel-2-l2a vv": ("as stored: neither item nor profile gives scale or offset",),
+    }
+    assert radiometry_rules([SCENE], bands, spec()) == {}
 
 
 def test_reflectance_of_bands_that_nobody_scales_is_refused() -> None:

@@ -36,7 +36,6 @@ from stacchip_core.chips.preparing import first_plan
 from stacchip_core.chips.scratch import GroupFile
 from stacchip_core.chips.shards import Shard, arrays_sha256, files_sha256, put, size_of
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.chips.unavailable import PIXELS_LATER, refuse_unavailable
 from stacchip_core.chips.work import Work, current, in_threads, load_lock
 from stacchip_core.errors import InputError, ObjectExistsError, ReadError, SpecError
 from stacchip_core.index.chip_index import ChipIndex
@@ -53,7 +52,6 @@ def prepare(warehouse: Warehouse, spec: ChipSpec) -> DatasetPlan:
     Raises:
         SpecError: see `select`; or the name is taken by another spec or index version.
     """
-    refuse_unavailable(spec, *PIXELS_LATER)
     work = current(warehouse.store, spec.name)
     if work.is_begun:
         return _matching_plan(warehouse, spec, work)
@@ -265,7 +263,8 @@ def _lock_of(work: Work, plan: DatasetPlan, records: list[ShardRecord]) -> Datas
         profiles=plan.profiles,
         bands=plan.bands,
         libraries=libraries,
-        radiometry="raw",
+        radiometry=plan.spec.radiometry,
+        rules=plan.rules,
         chips=sum(record.info.chips for record in records),
         failures=sum(record.info.failures for record in records),
         null_fractions=plan.null_fractions,

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from stacchip_core.chips.bands import scenes_lacking
 from stacchip_core.chips.blocks import read_in_strips
 from stacchip_core.chips.files import Access, BandFile, open_files
+from stacchip_core.chips.finish import Finish, bands_given
 from stacchip_core.chips.handles import Handles
 from stacchip_core.chips.labels import Nodata, labels_of, scene_key_of_rows
 from stacchip_core.chips.lock import Failure
+from stacchip_core.chips.radiometry import MASK, MASK_DTYPE
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.ways import padded
@@ -79,7 +81,8 @@ def cut(index: ChipIndex, spec: ChipSpec, bands: tuple[str, ...], access: Access
     failures = failures_of(index, reasons)
     if not rows:
         return Cut(None, failures)
-    arrays: dict[str, Pixels] = {band: np.stack([sink.chips[row].pop(band) for row in rows]) for band in bands}
+    given = bands_given(bands, spec)
+    arrays: dict[str, Pixels] = {band: np.stack([sink.chips[row].pop(band) for row in rows]) for band in given}
     nodata = [sink.layouts[sink.keys[row]].nodata for row in rows]
     return Cut(Shard(labels_of(replace(index, table=index.table.take(rows)), arrays, nodata), arrays), failures)
 
@@ -148,31 +151,39 @@ class _SceneCut:
         """Why chips could not be read, by row."""
         try:
             files = open_files(self.scene, self.bands, self.spec, self.access, handles)
+            finish = Finish.of(self.scene, files, self.spec)
         except StacchipError as err:
             if isinstance(err, TransientReadError) and not self.access.is_last_try:
                 raise
             return dict.fromkeys(map(int, self.rows), str(err))
-        sink.begin(self.scene.key, self._layout(files))
+        sink.begin(self.scene.key, self._layout(files, finish))
         reasons: dict[int, str] = {}
         if self.access.threads == 1:
             for file in files:
-                self._read(file, sink, reasons)
+                self._read(file, finish, sink, reasons)
         else:
             with ThreadPoolExecutor(self.access.threads) as pool:  # each file is used by one thread at a time
-                list(pool.map(lambda file: self._read(file, sink, reasons), files))
+                list(pool.map(lambda file: self._read(file, finish, sink, reasons), files))
+        for row in map(int, self.rows):
+            mask = finish.mask(row)
+            if mask is not None and row not in reasons:
+                sink.put(row, MASK, mask)
         return reasons
 
-    def _layout(self, files: list[BandFile]) -> SceneLayout:
-        found, nodata = {}, {}
+    def _layout(self, files: list[BandFile], finish: Finish) -> SceneLayout:
+        found: dict[str, tuple[np.dtype[np.generic], tuple[int, int, int]]] = {}
+        nodata: dict[str, float | None] = {MASK: None}
         for file in files:
-            dtype = np.dtype(file.raster.header.dtype if "complex_" not in file.raster.header.dtype else "complex64")
             side = file.way.side(self.spec.size)
+            found[MASK] = (MASK_DTYPE, (1, side, side))
             for band in file.bands:
-                found[band] = (dtype, (file.count(band), side, side))
-                nodata[band] = as_pixels_hold(file.raster.nodata, dtype)
-        return SceneLayout({band: found[band] for band in self.bands}, {band: nodata[band] for band in self.bands})
+                told = finish.bands[band]
+                found[band] = (told.dtype, (file.count(band), side, side))
+                nodata[band] = as_pixels_hold(told.nodata, told.dtype)
+        given = bands_given(self.bands, self.spec)
+        return SceneLayout({band: found[band] for band in given}, {band: nodata[band] for band in given})
 
-    def _read(self, file: BandFile, sink: Sink, reasons: dict[int, str]) -> None:
+    def _read(self, file: BandFile, finish: Finish, sink: Sink, reasons: dict[int, str]) -> None:
         """Give the chips of one file to the sink; those that failed in another are left out."""
         is_left = np.array([int(row) not in reasons for row in self.rows])
         rows, places = self.rows[is_left], self.places[is_left]
@@ -186,9 +197,16 @@ class _SceneCut:
             if isinstance(pixels, ReadError):
                 reasons.setdefault(row, str(pixels))
                 continue
-            taken = padded(file.way.take(pixels, inside), None, file.raster.nodata, side)
-            for band, own in file.bands.items():
-                sink.put(row, band, taken[own])
+            taken = file.way.take(pixels, inside)
+            whole = padded(taken, None, file.raster.nodata, side)
+            try:
+                valid = finish.validity(file, inside, taken.shape[1:], side)
+                for band, own in file.bands.items():
+                    sink.put(row, band, finish.apply(row, band, whole[own], valid))
+            except ReadError as err:
+                if isinstance(err, TransientReadError) and not self.access.is_last_try:
+                    raise
+                reasons.setdefault(row, str(err))
 
 
 def as_pixels_hold(nodata: float | None, dtype: np.dtype[np.generic]) -> float | None:

@@ -119,6 +119,7 @@ class DatasetPlan(_Frozen):
         is_latest: whether the spec asked for the latest version, not for this one.
         bands: per collection, resolved.
         null_fractions: column -> chips that pass its threshold because their fraction is null.
+        rules: "<collection> <band>" -> what gives scale and offset of its items; empty where radiometry is raw.
     """
 
     spec: ChipSpec
@@ -127,6 +128,7 @@ class DatasetPlan(_Frozen):
     profiles: dict[str, str]
     bands: dict[str, tuple[str, ...]]
     null_fractions: dict[str, int]
+    rules: dict[str, tuple[str, ...]] = {}
     shards: tuple[PlannedShard, ...]
     groups: tuple[PlannedGroup, ...]
     revision: int = 1
@@ -184,7 +186,8 @@ class DatasetLock(_Frozen):
     Attributes:
         libraries: versions that made the table of chips, and every shard that names no others.
         revision: 1, and one more for every update.
-        radiometry: "raw": values as stored in the assets, neither scaled nor offset.
+        radiometry: "raw": values as stored in the assets, neither scaled nor offset; or "reflectance".
+        rules: "<collection> <band>" -> what gave scale and offset of its items; empty where radiometry is raw.
         chips_key: the table of chips, below the dataset's folder.
         chips_sha256: of that file.
     """
@@ -197,6 +200,7 @@ class DatasetLock(_Frozen):
     bands: dict[str, tuple[str, ...]]
     libraries: dict[str, str]
     radiometry: str
+    rules: dict[str, tuple[str, ...]] = {}
     chips: int
     failures: int
     null_fractions: dict[str, int]

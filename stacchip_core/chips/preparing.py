@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from stacchip_core.chips.bands import check_gsd, check_native, resolve_bands
 from stacchip_core.chips.labels import scene_key_of_rows
 from stacchip_core.chips.lock import DatasetPlan, IndexPin, PlannedGroup, PlannedShard, canonical_json
+from stacchip_core.chips.radiometry import check_radiometry, radiometry_rules
 from stacchip_core.chips.selection import null_fractions, select_from
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.work import Work, in_threads
@@ -60,6 +61,7 @@ def choose(version: IndexVersion, spec: ChipSpec) -> Chosen:
     bands = resolve_bands(index.scenes.values(), spec)
     check_native(index.scenes.values(), bands, spec)
     check_gsd(index.scenes.values(), spec)
+    check_radiometry(index.scenes.values(), bands, spec)
     rows = at_spec(version.items(["key", "size_px", "stride_px", "edge", "fingerprint"]), spec.grid)
     known = dict(zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
     return Chosen(version, spec, index, bands, {key: known[key] for key in index.scenes})
@@ -91,6 +93,7 @@ def plan_of(
         profiles={scene.collection: scene.profile for scene in chosen.index.scenes.values()},
         bands=dict(chosen.bands),
         null_fractions=null_fractions(chosen.index.table, spec),
+        rules=radiometry_rules(chosen.index.scenes.values(), chosen.bands, spec),
         shards=tuple(shards),
         groups=tuple(in_threads(lambda number: _planned_group(together[number], work), len(together))),
         revision=work.revision,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +34,7 @@ class Radiometry:
         stored, dtype: number type of the file, and of the result.
         rule: what gave scale and offset, for the lock.
         is_measured: False for classes, which have no say in the mask.
+        is_filled: whether the spec says what nodata becomes.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Radiometry:
     dtype: np.dtype[np.generic]
     rule: str
     is_measured: bool = True
+    is_filled: bool = False
 
     @classmethod
     def of(
@@ -81,14 +82,13 @@ class Radiometry:
             raise SpecError(
                 f"chip spec {spec.name!r}: nodata {after:g} of {name} is no value of {wanted}; say another fill"
             )
-        return cls(name, scale, offset, nodata, after, dtype, wanted, rule, is_measured)
+        is_filled = is_physical or (is_measured and spec.fill is not None)
+        return cls(name, scale, offset, nodata, after, dtype, wanted, rule, is_measured, is_filled)
 
     @property
     def is_plain(self) -> bool:
         """Whether pixels stay as they are stored."""
-        fills = [self.nodata, self.stored_nodata]
-        is_same_fill = fills[0] == fills[1] or all(fill is not None and math.isnan(fill) for fill in fills)
-        return self.dtype == self.stored and (self.scale, self.offset) == (1.0, 0.0) and is_same_fill
+        return self.dtype == self.stored and (self.scale, self.offset) == (1.0, 0.0) and not self.is_filled
 
     def is_valid(self, pixels: Pixels) -> NDArray[np.bool_]:
         """Where stored pixels are measurements, in their shape."""
@@ -112,8 +112,7 @@ class Radiometry:
         Raises:
             ReadError: the type asked for can't hold a value.
         """
-        is_whole = valid is None or bool(valid.all())
-        if self.is_plain and is_whole:
+        if self.is_plain:
             return pixels
         valid = self.is_valid(pixels) if valid is None else self.is_valid(pixels) & valid
         values = pixels
@@ -140,27 +139,15 @@ class Radiometry:
         return result
 
 
-def mask_of(
-    radiometries: Mapping[str, Radiometry], pixels: Mapping[str, Pixels], valid: NDArray[np.bool_] | None = None
-) -> Pixels:
-    """The band "mask" of a chip (1, y, x): 1 where every measured band has a measurement in every layer.
-
-    Args:
-        radiometries: of the chip's bands.
-        pixels: band -> (layer, y, x) as stored, all of one size.
-        valid: (y, x), False marks pixels beyond the raster's edge; None: there are none.
-    """
-    every = list(radiometries)
-    bands = [band for band in every if radiometries[band].is_measured] or every
-    whole = reduce(np.logical_and, (radiometries[band].is_valid(pixels[band]).all(axis=0) for band in bands))
-    return np.asarray(whole if valid is None else whole & valid, MASK_DTYPE)[None]
-
-
-def rules_of(radiometries: Iterable[tuple[str, Radiometry]]) -> dict[str, tuple[str, ...]]:
-    """Key (say, collection and band) -> the distinct rules that were used, sorted, for the lock."""
+def radiometry_rules(
+    scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], spec: ChipSpec
+) -> dict[str, tuple[str, ...]]:
+    """By `<collection> <band>`, the distinct rules that give scale and offset of its items, for the lock."""
     found: dict[str, set[str]] = {}
-    for key, radiometry in radiometries:
-        found.setdefault(key, set()).add(radiometry.rule)
+    for scene in scenes if spec.radiometry != "raw" else ():
+        for band in bands[scene.collection]:
+            if band in scene.band_names:
+                found.setdefault(f"{scene.collection} {band}", set()).add(scene.asset(band).rule)
     return {key: tuple(sorted(rules)) for key, rules in sorted(found.items())}
 
 

@@ -16,6 +16,7 @@ from stacchip_core.chips.cutting import SceneLayout, cut_into
 from stacchip_core.chips.epoch import Deal, Rows
 from stacchip_core.chips.feed import Chip, Feed
 from stacchip_core.chips.files import Access
+from stacchip_core.chips.finish import bands_given
 from stacchip_core.chips.handles import Handles
 from stacchip_core.chips.selection import scene_keys, select_from
 from stacchip_core.chips.shards import Pixels
@@ -128,11 +129,12 @@ class ChipStream:
         table = self.chips.take(rows)
         scenes = {key: self._index.scenes[key] for key in scene_keys(table)}
         kept, bands = _Kept([{} for _ in rows]), self.bands[collection]
+        given = bands_given(bands, self.spec)
         reasons = cut_into(kept, replace(self._index, table=table, scenes=scenes), self.spec, bands, self._access)
         ids = table["chip_id"].to_pylist()
         self.failures |= {ids[number]: reason for number, reason in reasons.items()}
         return {
-            int(row): ReadError(reasons[number]) if number in reasons else {band: chip[band] for band in bands}
+            int(row): ReadError(reasons[number]) if number in reasons else {band: chip[band] for band in given}
             for number, (row, chip) in enumerate(zip(rows, kept.chips, strict=True))
         }
 

@@ -124,6 +124,12 @@ class Raster:
         self.prefetch([window], self._mask_layers() or None)
         return self._run(lambda: self._read_valid(window))
 
+    @property
+    def has_own_mask(self) -> bool:
+        """Whether a mask band, or an alpha layer that is no band of the profile's, tells what was measured."""
+        flags, alpha = self._dataset.mask_flag_enums[0], _alpha(self._dataset)
+        return alpha > self.ref.layers or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
+
     def _read(self, window: Window, layers: Sequence[int] | None) -> NDArray[Any]:
         return cast(NDArray[Any], self._dataset.read(layers, window=_window(window)))
 
