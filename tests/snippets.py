@@ -42,6 +42,7 @@ NOT_RUN = {
 }
 TESTED = ("python", "sh", "yaml", "json")
 UNTESTED = ("", "text")  # pictures, output
+PROMPT = "$ "
 SHELLS = {"bash": "sh", "shell": "sh", "console": "sh", "py": "python", "yml": "yaml"}
 
 _BLOCK = re.compile(
@@ -88,8 +89,9 @@ def snippets(page: str) -> list[Snippet]:
 def prepared(folder: Path) -> Path:
     """A folder as pages take it for granted.
 
-    `item.json`, and `scenes/` with two Sentinel-2 scenes as items and as a catalog, also where `make demo` draws its
-    own; `warehouse/` with both, indexed one after the other, and two versions of `world`; `deployments/`.
+    `item.json`; `spec.yaml`, a chip spec; `scenes/` with two Sentinel-2 scenes as items and as a catalog, also where
+    `make demo` draws its own; `warehouse/` with both, indexed one after the other, and two versions of `world`;
+    `deployments/`.
     """
     found = []
     for name, day, clear in (("a", "10", True), ("b", "20", False)):
@@ -111,6 +113,7 @@ def prepared(folder: Path) -> Path:
     for name in ("a", "b"):
         warehouse.index_items([folder / "scenes" / f"{name}.json"])
         warehouse.merge("world", ["sentinel-2-l2a"])
+    (folder / "spec.yaml").write_text("{name: fields, index: world, max_cloud: 0.2}", encoding="utf-8")
     (folder / ".demo").mkdir()
     (folder / ".demo" / "scenes").symlink_to(folder / "scenes")
     (folder / "deployments").symlink_to(REPO / "deployments")
@@ -144,9 +147,11 @@ def run_page(page: str) -> dict[str, object]:
 
 
 def commands(snippet: Snippet) -> Iterator[list[str]]:
-    """Commands of a shell block as words, without comments and prompts."""
-    for line in snippet.code.replace("\\\n", " ").splitlines():
-        words = shlex.split(line.removeprefix("$ "), comments=True)
+    """Commands of a shell block as words, without comments; where some have a prompt, the rest is what they print."""
+    lines = snippet.code.replace("\\\n", " ").splitlines()
+    prompted = [line.removeprefix(PROMPT) for line in lines if line.startswith(PROMPT)]
+    for line in prompted or lines:
+        words = shlex.split(line, comments=True)
         if words:
             yield words
 

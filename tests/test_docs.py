@@ -66,6 +66,8 @@ def test_every_block_is_tested_or_says_why_not(page: str) -> None:
     assert "~~~" not in snippets.pages()[page].read_text(encoding="utf-8"), "fence code with ```: those are found"
     for one in snippets.snippets(page):
         assert one.language in (*snippets.TESTED, *snippets.UNTESTED), f"{one.where}: {one.language!r} is not tested"
+        is_shell = any(line.startswith(snippets.PROMPT) for line in one.code.splitlines())
+        assert not is_shell or one.language == "sh", f"{one.where}: commands with a prompt go into a console block"
         if not one.mark:
             continue
         reason, elsewhere = one.mark.removeprefix("not run: "), one.mark.removeprefix("run by ")

@@ -42,6 +42,7 @@ _WORDS = {
     "boolean": "`true`, `false`",
     "object": "keys and values",
 }
+_LARGE = 2**53  # a bound that keeps numbers within their type
 _COUNTED = 64  # bounds on the length of texts and lists beyond this keep out mischief, and tell a reader nothing
 _WHAT_TO_DO = {
     "TransientError": "try again later",
@@ -86,12 +87,18 @@ def chapters() -> list[Chapter]:
     """The models that users write, by subject; those of the flows are found, so that none is forgotten."""
     from stacchip_core import ChipSpec, CollectionProfile, IndexSettings
 
+    found = list(flow_models())
     return [
         Chapter(
             "Flows",
             "Parameters of the flows: in files for runs by hand, in deployments, and in the form of Prefect's UI. "
             "An unknown key is refused, and the nearest known one is named.",
-            tuple(flow_models()),
+            tuple(one for one in found if one.__name__.endswith("Config")),
+        ),
+        Chapter(
+            "Deployments",
+            "What files of `deployments/` hold beside the parameters of flows: see [operations](../operations.md).",
+            tuple(one for one in found if not one.__name__.endswith("Config")),
         ),
         Chapter("Choosing chips", "What `select`, `plan` and `materialize` take.", (ChipSpec,)),
         Chapter("Sensors", "A profile says what must be known of a collection.", (CollectionProfile,)),
@@ -179,14 +186,25 @@ def _takes(field: Schema) -> str:
 def _bounds(field: Schema) -> Iterator[str]:
     for part in map(dict, (field, *field.get("anyOf", ()))):
         if {"minimum", "maximum"} <= set(part):
-            yield f"{part.pop('minimum'):,} to {part.pop('maximum'):,}"
+            yield f"{_number(part.pop('minimum'))} to {_number(part.pop('maximum'))}"
         if "minItems" in part and part["minItems"] == part.get("maxItems"):
             yield f"{part.pop('minItems')} of them"
             del part["maxItems"]
-        for name, words in _BOUNDS.items():
-            is_length = name.endswith(("Items", "Length"))
-            if name in part and not (is_length and (part[name] > _COUNTED or part[name] <= 1)):
-                yield words.format(part[name])
+        known = ((words, part[name], name) for name, words in _BOUNDS.items() if name in part)
+        yield from (words.format(_number(value)) for words, value, name in known if _tells(name, value))
+
+
+def _tells(name: str, value: float | str) -> bool:
+    """Whether a bound tells a reader something, rather than keep out mischief."""
+    if isinstance(value, str):
+        return len(value) <= _COUNTED
+    return 1 < value <= _COUNTED if name.endswith(("Items", "Length")) else value < _LARGE
+
+
+def _number(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _default(field: Schema) -> str:
