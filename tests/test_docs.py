@@ -94,6 +94,17 @@ def test_the_profile_that_is_shown_is_one() -> None:
         assert profile.bands
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_are_there(page: str) -> None:
+    """Paths below the repository, or below the rooms of the library."""
+    text = re.sub(r"```.*?```", "", snippets.pages()[page].read_text(encoding="utf-8"), flags=re.DOTALL)
+    rooms = "|".join(
+        ("sources", "index", "warehouse", "chips", "cli", "stacchip_core", "flows", "tests", "deployments")
+    )
+    for name in re.findall(rf"`((?:{rooms})/[\w./-]*)`", text):
+        assert (REPO / name).exists() or (REPO / "stacchip_core" / name).exists(), f"{page}: {name}"
+
+
 def test_every_page_has_a_place_in_the_nav() -> None:
     nav = (REPO / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2].partition("\nvalidation:")[0]
     named = re.findall(r": ([\w/-]+\.md)$", nav, re.MULTILINE)

@@ -89,6 +89,9 @@ def chapters() -> list[Chapter]:
 
     found = list(flow_models())
     return [
+        Chapter("Choosing chips", "What `select`, `plan` and `materialize` take.", (ChipSpec,)),
+        Chapter("Sensors", "A profile says what must be known of a collection.", (CollectionProfile,)),
+        Chapter("Indexing", "What `Indexer` and `Warehouse.index_items` take by name.", (IndexSettings,)),
         Chapter(
             "Flows",
             "Parameters of the flows: in files for runs by hand, in deployments, and in the form of Prefect's UI. "
@@ -100,9 +103,6 @@ def chapters() -> list[Chapter]:
             "What files of `deployments/` hold beside the parameters of flows: see [operations](../operations.md).",
             tuple(one for one in found if not one.__name__.endswith("Config")),
         ),
-        Chapter("Choosing chips", "What `select`, `plan` and `materialize` take.", (ChipSpec,)),
-        Chapter("Sensors", "A profile says what must be known of a collection.", (CollectionProfile,)),
-        Chapter("Indexing", "What `Indexer` and `Warehouse.index_items` take by name.", (IndexSettings,)),
     ]
 
 
