@@ -20,7 +20,7 @@ from stacchip_core.errors import (
     StacchipError,
     UnsupportedGridError,
 )
-from stacchip_core.sources.generic import generic_profile
+from stacchip_core.sources.generic import generic_profile, profile_of
 from stacchip_core.sources.item import ItemSource, read_item
 from stacchip_core.sources.profiles import CollectionProfile, load_profile, parse_profile
 from stacchip_core.sources.raster import Grid, Ratio
@@ -336,3 +336,21 @@ def test_any_damage_to_an_item_is_harmless_or_refused(path: Any, value: Any, col
 
 def test_a_boolean_is_never_made_up_of_text() -> None:
     assert [_typed(value, "boolean") for value in (True, False, "false", "0", 1, None)] == [True, False] + [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("alternate", "expected"),
+    [
+        ((), "https://h/red.tif"),
+        (("s3",), "s3://bucket/red.tif"),
+        (("none", "s3"), "s3://bucket/red.tif"),
+        (("none", "odd"), "https://h/red.tif"),
+    ],
+)
+def test_a_profile_may_prefer_an_alternate_href(alternate: tuple[str, ...], expected: str) -> None:
+    others = {"s3": {"href": "s3://bucket/red.tif?X-Amz-Signature=SECRET"}, "odd": {"href": 7}}
+    item = item_of({"red": {"href": "https://h/red.tif", "type": COG, "alternate": others}})
+    profile = profile_of(item).model_copy(update={"alternate": alternate})
+    (asset,) = Scene.from_item(ItemSource(item), profile).assets
+    assert asset.href.partition("?")[0] == expected
+    assert "SECRET" not in asset.href

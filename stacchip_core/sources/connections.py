@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import certifi
 
-from stacchip_core.errors import ReadError, TransientReadError
+from stacchip_core.errors import ReadError, StacchipError, TransientReadError
 from stacchip_core.sources.gate import Gate, Origin
 
 # Reserved by RFC 3986, and the percent sign: all else in a URL is percent-encoded before it is asked for.
@@ -96,6 +96,8 @@ def ask(request: Request, gate: Gate, deadline: Deadline) -> Answer:
             except (http.client.RemoteDisconnected, ConnectionError):  # the server had closed it meanwhile
                 pass
         return _exchange(_Connection(request.origin, gate), request, gate, deadline)
+    except StacchipError:  # some of ours are ValueErrors, too
+        raise
     except TimeoutError as err:
         raise TransientReadError("timed out") from err
     except ssl.SSLError as err:

@@ -13,7 +13,7 @@ REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az")
 
 # Categories of Unicode that have no place in a name: controls, lone surrogates, line and paragraph separators.
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
-_GDAL_HANDLER = re.compile(r"[/\\]*vsi\w*/", re.IGNORECASE)
+_GDAL_HANDLER = re.compile(r"[/\\]*vsi\w*[/?]", re.IGNORECASE)
 # "GTIFF_DIR:1:x.tif", "NETCDF:x", "http:x.tif"; a scheme has "//" after it, a drive of Windows one letter before.
 _PREFIX = re.compile(r"[A-Za-z][\w.+-]+:(?!//)")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")

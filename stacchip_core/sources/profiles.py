@@ -137,6 +137,9 @@ class CollectionProfile(_Frozen):
     )
     qa: QaRule = Field(QaRule(kind="nodata"), description="How nodata, cloud, shadow, snow and water are told.")
     properties: tuple[Property, ...] = Field((), description="Item fields carried as columns; a name alone is text.")
+    alternate: tuple[str, ...] = Field(
+        (), description="Names of alternate hrefs to take before an asset's own; the first that it has."
+    )
     preview: tuple[str, ...] = Field((), max_length=3, description="Bands shown as red, green, blue.")
 
     @field_validator("reference", mode="before")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -14,6 +13,7 @@ from stacchip_core.errors import UnsupportedGridError
 from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE, Grid, canonical_crs, is_on_earth, same_crs
 
 _CRS_FIELDS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
+_HUGE = 1e300  # whole numbers of JSON may be larger than a float can be
 # What each field may look like: PROJ would also take names (a slow search), PROJ strings and the files these name.
 _CODE = re.compile(r"[A-Za-z][\w-]*:[\w.]+\Z")
 _FORMS = {
@@ -79,7 +79,7 @@ def _canonical(name: str, text: str) -> str:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_HUGE < value < _HUGE
 
 
 def _shape(value: object) -> tuple[int, int] | None:
@@ -88,7 +88,8 @@ def _shape(value: object) -> tuple[int, int] | None:
     sides = list(value) if isinstance(value, list | tuple) else []
     is_whole = len(sides) == 2 and all(_is_number(side) and side == int(side) for side in sides)
     if not is_whole or min(sides) < 1 or max(sides) > MAX_SIDE or sides[0] * sides[1] > MAX_PIXELS:
-        raise UnsupportedGridError(f"proj:shape {str(value)[:80]} is not [rows, columns] of at least 1")
+        text = f"proj:shape {str(value)[:80]} is not [rows, columns] of at least 1"
+        raise UnsupportedGridError(text, rule="grid-fields")
     return int(sides[0]), int(sides[1])
 
 
@@ -98,10 +99,11 @@ def _transform(value: object) -> tuple[float, float, float, float, float, float]
     numbers = list(value) if isinstance(value, list | tuple) else []
     is_affine = len(numbers) in (6, 9) and all(map(_is_number, numbers))
     if not is_affine or (len(numbers) == 9 and numbers[6:] != [0, 0, 1]):
-        raise UnsupportedGridError(f"proj:transform {str(value)[:120]} is not 6 (or 9) finite numbers of an affine map")
+        text = f"proj:transform {str(value)[:120]} is not 6 (or 9) finite numbers of an affine map"
+        raise UnsupportedGridError(text, rule="grid-fields")
     a, b, c, d, e, f = (float(n) for n in numbers[:6])
     if a * e - b * d == 0:
-        raise UnsupportedGridError(f"proj:transform {str(value)[:120]} has pixels without area")
+        raise UnsupportedGridError(f"proj:transform {str(value)[:120]} has pixels without area", rule="grid-fields")
     return a, b, c, d, e, f
 
 

@@ -234,6 +234,14 @@ def _first_key(item: JSON, keys: Iterable[str]) -> str | None:
     return next((key for key in keys if key in assets and is_raster(assets[key])), None)
 
 
+def _href(asset: JSON, alternates: Iterable[str]) -> str:
+    """An asset's href: the first alternate that it has, else its own. Source: the alternate-assets extension."""
+    others = asset.get("alternate")
+    named = [others.get(name) for name in alternates] if isinstance(others, dict) else []
+    hrefs = [other["href"] for other in named if isinstance(other, dict) and isinstance(other.get("href"), str)]
+    return str(hrefs[0] if hrefs else asset["href"])
+
+
 def _scene_asset(source: ItemSource, key: str, band: Band, profile: CollectionProfile) -> SceneAsset:
     asset = source.item["assets"][key]
     try:
@@ -244,7 +252,7 @@ def _scene_asset(source: ItemSource, key: str, band: Band, profile: CollectionPr
     return SceneAsset(
         band=band.name,
         key=key,
-        href=resolve_href(unsigned_href(asset["href"]), source.base, source.local_roots),
+        href=resolve_href(unsigned_href(_href(asset, profile.alternate)), source.base, source.local_roots),
         media_type=asset["type"] if isinstance(asset.get("type"), str) else None,
         layers=band.layers,
         kind=band.kind,

@@ -145,7 +145,7 @@ def _remains_of(item: object) -> dict[str, Any]:
     given = item if isinstance(item, Mapping) else None
     collection = given.get("collection") if given is not None else getattr(item, "collection_id", None)
     item_id = given.get("id") if given is not None else getattr(item, "id", None)
-    kept = {"type": "Feature", "id": str(item_id)[:512]}
+    kept = {"type": "Feature", "id": str(item_id)[:512].encode("utf-8", "replace").decode()}
     return {**kept, "collection": collection} if isinstance(collection, str) else kept
 
 
