@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+TORCH  := .cache/torch
 STAMP  := $(VENV)/.installed
 
 # Prefect and AWS clients stay at home: state inside this folder, no analytics, no look-ups of cloud credentials.
@@ -16,7 +17,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo report docs lint check test campaign bench lock clean deploy deploy-local deploy-local-stop test-ops test-ui packages
+.PHONY: help setup demo report docs lint check test campaign bench lock clean deploy deploy-local deploy-local-stop test-ops test-torch test-ui packages
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -87,6 +88,14 @@ packages: ## Install from Debian what tests need and is missing; nothing happens
 
 test-ops: $(STAMP) ## Kill workers, overlap runs, press buttons under load, on PostgreSQL too: some ten minutes
 	$(BIN)/pytest -q -p no:cacheprovider -m "ops" tests/ops
+
+test-torch: $(STAMP) ## Run the PyTorch tests in .cache/torch, an environment of its own (1 GB more; PyPI's CUDA build: 5 GB)
+	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	@$(TORCH)/bin/python -c 'import torch, stacchip_core' 2>/dev/null || { \
+	  $(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --require-hashes -r constraints.txt && \
+	  $(BIN)/uv pip install --quiet --python $(TORCH)/bin/python --no-deps --no-build-isolation -e . && \
+	  $(TORCH)/bin/python -m pip install --quiet torch==2.13.0; }
+	$(TORCH)/bin/python -m pytest -q tests/test_torch.py
 
 campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; figures go into docs/reliability.md
 	@command -v radosgw >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends \

@@ -15,7 +15,8 @@ def page_of(package: str, template: str, **values: object) -> str:
         template: its name.
         values: what it shows.
     """
-    loader = ChoiceLoader([PackageLoader(package), PackageLoader("flows.report")])
+    style = PackageLoader("stacchip_core.chips", "pages")
+    loader = ChoiceLoader([PackageLoader(package), style])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template(template).render(**values)
 
@@ -26,11 +27,3 @@ def write_page(path: Path, text: str) -> Path:
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(text, encoding="utf-8")
     return draft.replace(path)
-
-
-def size_text(size: int) -> str:
-    """Bytes in the unit that people read."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} B"

@@ -5,29 +5,36 @@ They are drawn from the light columns of item rows and from few chips, however m
 
 from __future__ import annotations
 
-import base64
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from flows.maps import WIDE_PX, PlaceMap, boxes_as_outlines, maps_of, spread
 from flows.results import IndexOutcome, MergeOutcome
 from flows.tasks import run_logger
 from stacchip_core import ChipIndex, Chipper, Dataset, IndexSettings, IndexVersion, Storage, Warehouse
-from stacchip_core.chips.preview import SheetStyle, contact_sheet
+from stacchip_core.chips.maps import WIDE_PX, PlaceMap, boxes_as_outlines, maps_of
+from stacchip_core.chips.pictures import (
+    ARTIFACT_STYLE,
+    CHIPS_SHOWN,
+    Sheet,
+    coverage_of,
+    png_of,
+    png_uri,
+    preview_bands,
+    sample_of,
+    spread,
+    svg_uri,
+)
+from stacchip_core.chips.preview import SheetStyle
 from stacchip_core.chips.selection import scene_keys
 from stacchip_core.errors import StacchipError
 from stacchip_core.index.grid import GridSpec
-from stacchip_core.sources.cog import encode_png
-from stacchip_core.sources.profiles import load_profile
 from stacchip_core.sources.scene import Scene
 
 logger = logging.getLogger(__name__)
@@ -35,18 +42,8 @@ logger = logging.getLogger(__name__)
 OUTLINES_SHOWN = 5000  # items of a map
 
 ITEMS_SHOWN = 12  # items of a collection that chips are taken of
-CHIPS_SHOWN = 12
 CLEAR = 0.25  # chips with larger fractions of nodata or cloud are shown only where there are no others
 PAGE_STYLE = SheetStyle(chip_px=176, columns=4)
-ARTIFACT_STYLE = SheetStyle(chip_px=96, columns=6)  # kept in Prefect's database with every run: a few 100 kB
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A contact sheet as a PNG, and what is on it in words."""
-
-    png: bytes
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +86,13 @@ def merge_pictures(warehouse: Warehouse, outcome: MergeOutcome) -> dict[str, str
 
 
 def dataset_pictures(path: str, storage: Storage) -> dict[str, str]:
-    """A contact sheet of each collection of a dataset; title -> address."""
+    """Where the chips of a dataset lie, and a contact sheet of each collection; title -> address."""
     dataset = Dataset.open(path, storage)
-    sheets = {name: sheet_of_dataset(dataset, name) for name in sorted(dataset.lock.bands)}
-    return {f"Chips of {name}": png_uri(sheet.png) for name, sheet in sheets.items() if sheet}
+    samples = [sample for name in sorted(dataset.lock.bands) if (sample := sample_of(dataset, name))]
+    sheets = {f"Chips of {one.collection}": png_uri(one.sheet(ARTIFACT_STYLE).png) for one in samples}
+    whole, *places = coverage_of(dataset)
+    maps = {"Coverage": svg_uri(whole.svg), **{f"Coverage, {place.title}": svg_uri(place.svg) for place in places}}
+    return {**maps, **sheets}
 
 
 def coverage_pictures(versions: Sequence[IndexVersion]) -> dict[str, str]:
@@ -116,18 +116,6 @@ def sheet_of_version(version: IndexVersion, reading: Reading, style: SheetStyle 
     return _sheet(version, _item_rows(version, GridSpec(size, stride, edge)), reading, style)
 
 
-def sheet_of_dataset(dataset: Dataset, collection: str) -> Sheet | None:
-    """A few chips of one collection of a dataset, as they are in its shards; None where there are none."""
-    places = np.flatnonzero(pc.equal(dataset.chips["collection"], collection).to_numpy())
-    if not len(places):
-        return None
-    chosen = places[spread(len(places), CHIPS_SHOWN)]
-    chips = [dataset[int(place)] for place in chosen]
-    bands = tuple(chips[0])[:3] if len(chips[0]) >= 3 else tuple(chips[0])[:1]
-    shown = [{band: chip[band] for band in bands} for chip in chips]
-    return Sheet(_png(shown, ARTIFACT_STYLE), f"{len(chips)} chips, shown as {', '.join(bands)}")
-
-
 def coverage_maps(versions: Sequence[IndexVersion], *, small_px: int = WIDE_PX) -> list[PlaceMap]:
     """Maps of the items of some collections, or of a combined index: of all first, then of places far apart.
 
@@ -146,17 +134,6 @@ def outlines_of(versions: Sequence[IndexVersion]) -> dict[str, list[BaseGeometry
             bounds.setdefault(name, []).append(boxes)
     shown = OUTLINES_SHOWN // max(len(bounds), 1)
     return {name: _some(pa.concat_arrays(boxes), shown) for name, boxes in sorted(bounds.items())}
-
-
-def png_uri(png: bytes) -> str:
-    """A PNG as an address that pages show without fetching anything."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def svg_uri(svg: str) -> str:
-    """An SVG as such an address: dark on white, since an image can't see the colours of the page around it."""
-    svg = svg.replace("color:inherit", "color:#1b1f24;background:#ffffff", 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
 
 
 def _boxes_by_collection(rows: pa.Table) -> Iterator[tuple[str, pa.Array]]:
@@ -202,7 +179,7 @@ def _sheet(version: IndexVersion, items: pa.Table, reading: Reading, style: Shee
     except StacchipError as err:
         logger.warning("no contact sheet of %s: %s", version.name, err)
         return None
-    return Sheet(_png(chips, style), f"{len(chips)} chips, shown as {', '.join(bands)}")
+    return Sheet(png_of(chips, style), f"{len(chips)} chips, shown as {', '.join(bands)}")
 
 
 def _chips_of(version: IndexVersion, items: pa.Table) -> pa.Table:
@@ -232,27 +209,4 @@ def _pick(rows: pa.Table) -> pa.Table:
 
 def _shown_bands(scene: Scene) -> tuple[str, ...]:
     """The bands that the scene's profile shows as colours, as far as the scene has them; else its reference."""
-    try:
-        preview = load_profile(scene.profile).preview
-    except StacchipError:  # a profile of the user's own, which this machine may not have
-        preview = ()
-    return tuple(band for band in preview if band in scene.band_names) or (scene.reference,)
-
-
-def _png(chips: Sequence[Mapping[str, NDArray[Any]]], style: SheetStyle) -> bytes:
-    pictures, masks = zip(*map(_picture, chips), strict=True)
-    return encode_png(contact_sheet(pictures, valid=masks, style=style))
-
-
-def _picture(chip: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """A chip as (1 or 3, height, width), and where it was measured.
-
-    Two bands are radar polarizations in linear power: shown in decibels, with their difference as the third colour.
-    """
-    pixels = np.concatenate([np.ma.getdata(band) for band in chip.values()])
-    masks = np.concatenate([np.ma.getmaskarray(np.ma.asarray(band)) for band in chip.values()])
-    is_valid = np.logical_not(masks.any(axis=0))
-    if len(pixels) == 2:
-        power = 10 * np.log10(np.maximum(pixels.astype(np.float32), 1e-6))
-        return np.stack([power[0], power[1], power[0] - power[1]]), is_valid
-    return (pixels[:3] if len(pixels) >= 3 else pixels[:1]), is_valid
+    return tuple(band for band in preview_bands(scene.profile) if band in scene.band_names) or (scene.reference,)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import multiprocessing as mp
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
+from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from stacchip_core import ReadError, StacchipError, Warehouse
+from stacchip_core import ReadError, StacchipError, Storage, Warehouse
 from stacchip_core.chips.epoch import Rows
 from stacchip_core.chips.feed import Chip, Feed
+from stacchip_core.warehouse.store import open_store
 from tests.s3_fake import S3Fake
 from tests.scenes import Item
-from tests.warehouses import SIZE, scenes
+from tests.warehouses import SIZE
 
 Sight = tuple[int, str, str]  # place, chip id, digest of its pixels
 
@@ -46,24 +50,42 @@ class NumberedChips:
         return ReadError(f"chip {row} is broken") if row in self.broken else {"red": np.full((1, 2, 2), row)}
 
 
-def uploaded(fake: S3Fake, folder: Path, items: list[Item]) -> list[Item]:
-    """The items with their rasters in a bucket."""
-    store, moved = fake.new_store(), deepcopy(items)
-    for asset in (asset for item in moved for asset in item["assets"].values()):
+@contextmanager
+def s3_elsewhere() -> Iterator[Storage]:
+    """An S3 server in a process of its own: while GDAL waits for an answer, a server beside it may not get to run."""
+    context = mp.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    process.start()
+    try:
+        assert here.poll(120)
+        yield Storage(endpoint=here.recv())
+    finally:
+        process.terminate()
+        process.join(60)
+
+
+def _serve(parent: Connection) -> None:
+    with S3Fake() as fake:
+        parent.send(fake.endpoint)
+        with suppress(EOFError):
+            parent.recv()  # never: until the parent ends this
+
+
+def warehouse_on_s3(storage: Storage, folder: Path, items: list[Item]) -> Warehouse:
+    """A warehouse in a bucket, and the rasters of its items there too."""
+    bucket = f"b{uuid.uuid4().hex}"
+    store = open_store(f"s3://{bucket}/pixels", storage)
+    store.fs.mkdir(bucket)
+    there = deepcopy(items)
+    for asset in (asset for item in there for asset in item["assets"].values()):
         path = Path(asset["href"])
         key = path.relative_to(folder).as_posix()
         if path.is_file():  # thumbnails are named only
             store.write(key, path.read_bytes())
         asset["href"] = f"{store.root}/{key}"
-    return moved
-
-
-def warehouse_on_s3(fake: S3Fake, folder: Path, items: list[Item] | None = None, **settings: Any) -> Warehouse:
-    """A warehouse in a bucket, of items whose rasters are in another."""
-    there = uploaded(fake, folder, scenes(folder) if items is None else items)
-    root = fake.new_store().root
-    warehouse = Warehouse(root, create=True, storage=fake.storage)
-    warehouse.index_items(there, chip_size=SIZE, storage=fake.storage, **settings)
+    warehouse = Warehouse(f"s3://{bucket}/warehouse", create=True, storage=storage)
+    warehouse.index_items(there, chip_size=SIZE, storage=storage)
     warehouse.merge("global", collections=warehouse.collections())
     return warehouse
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from hypothesis import strategies as st
 from stacchip_core import InputError, ReadError, Warehouse, materialize, stream
 from stacchip_core.chips.epoch import Deal
 from stacchip_core.chips.feed import Fed, Feed, read_ahead
-from tests.numbered_chips import NumberedChips, Sight, digest, see, warehouse_on_s3
-from tests.s3_fake import S3Fake
+from stacchip_core.chips.stream import ChipStream
+from tests.numbered_chips import NumberedChips, Sight, digest, s3_elsewhere, see, warehouse_on_s3
 from tests.scenes import sentinel2_scene
 from tests.warehouses import spec
 
@@ -227,9 +226,9 @@ def test_an_error_of_a_read_is_raised_where_it_is_taken() -> None:
 @pytest.fixture(scope="module")
 def on_s3(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     """A warehouse and its scenes, all on an S3 server."""
-    with S3Fake() as fake:
+    with s3_elsewhere() as storage:
         folder = tmp_path_factory.mktemp("pixels")
-        yield warehouse_on_s3(fake, folder, [sentinel2_scene(folder, item_id=name) for name in ("a", "b")])
+        yield warehouse_on_s3(storage, folder, [sentinel2_scene(folder, item_id=name) for name in ("a", "b")])
 
 
 def seen_by_processes(context: BaseContext, feeds: list[Feed], workers: int) -> dict[tuple[int, int], list[Sight]]:
@@ -300,11 +299,24 @@ def test_processes_go_on_in_the_middle_of_an_epoch_and_repeat_and_skip_nothing(o
     assert sorted(trained) == sorted(source.chips["chip_id"].to_pylist())
 
 
+def _see_by_row(source: ChipStream, answers: Any) -> None:
+    ids = source.chips["chip_id"].to_pylist()
+    answers.put({ids[row]: digest(source[row]) for row in range(len(source))})
+
+
 @pytest.mark.server
-def test_a_place_is_read_once_over_the_network(s3_credentials: None, tmp_path: Path) -> None:
-    with S3Fake() as fake:
-        warehouse = warehouse_on_s3(fake, tmp_path, [sentinel2_scene(tmp_path)])
-        source = stream(warehouse, spec(bands=[{"collection": "sentinel-2-l2a", "bands": ["red"]}]))
-        before = fake.count("GET", "*.tif")
-        assert len(list(source)) == len(source) == 25
-        assert fake.count("GET", "*.tif") - before <= 3
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_is_forked_shares_no_connection_with_its_parent(on_s3: Warehouse) -> None:
+    """Else answers cross: a child gets pixels of the file that another asked for."""
+    source = stream(on_s3, spec(name="forked", limit=12, bands=FEW["bands"]))
+    expected = {row["chip_id"]: digest(chip) for row, chip in materialize(on_s3, source.spec)}
+    assert digest(source[0]) in expected.values()
+    context = mp.get_context("fork")
+    answers = context.SimpleQueue()
+    children = [context.Process(target=_see_by_row, args=(source, answers)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [answers.get() for _ in children] == [expected] * 3
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0

@@ -331,7 +331,7 @@ def test_a_picture_that_can_not_be_drawn_is_a_warning(
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("nothing to draw")
 
-    for name in ("coverage_pictures", "sheet_of_dataset"):
+    for name in ("coverage_pictures", "sample_of"):
         monkeypatch.setattr(pictures, name, broken)
     config = _config(tmp_path / "w", Source(url=str(catalog)))
     assert index_items(config).total.new == 3

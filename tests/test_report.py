@@ -11,7 +11,6 @@ import pytest
 import shapely
 from markupsafe import Markup
 
-from flows.demo.charts import BINS, Histogram, histogram_svg
 from flows.demo.report import (
     CollectionCard,
     CombinedRow,
@@ -23,8 +22,8 @@ from flows.demo.report import (
     render,
     write_report,
 )
-from flows.maps import scattered_places
-from flows.pages import size_text
+from stacchip_core.chips.charts import BINS, Histogram, histogram_svg, size_text
+from stacchip_core.chips.maps import scattered_places
 from stacchip_core.warehouse.batch import ItemFailure
 
 EVIL = '<script>alert("x")</script>'

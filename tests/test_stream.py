@@ -44,8 +44,11 @@ def assert_same(found: Chips, expected: Chips) -> None:
         {"bands": RGBN, "max_nodata": 0.5},
         {"bands": RGBN, "native": True, "limit": 9},
         {"bands": RGBN, "resampling": "bilinear", "limit": 9},
+        {"bands": RGBN, "radiometry": "reflectance", "mask": True, "limit": 20},
+        {"bands": RGBN, "dtype": "float32", "fill": -1, "gsd": 20, "limit": 20},
+        {"bands": RGBN, "split": {"validation": 0.3, "split_km": 10}, "limit": 20},
     ],
-    ids=["all-collections", "bands", "native", "bilinear"],
+    ids=["all-collections", "bands", "native", "bilinear", "reflectance", "typed", "split"],
 )
 def test_a_stream_gives_the_chips_of_the_dataset(warehouse: Warehouse, values: dict[str, Any]) -> None:
     wanted = spec(name="-".join(["twin", *values]).replace("_", "-"), **values)
@@ -99,6 +102,9 @@ def test_what_can_not_be_read_is_left_out_as_it_is_of_the_dataset(tmp_path: Path
     place = streamed.chips["chip_id"].to_pylist().index(next(iter(streamed.failures)))
     with pytest.raises(ReadError, match="item S2A_32TMT_20240620_0_L2A: asset 'nir'"):
         streamed[place]
+    with pytest.raises(ReadError, match=r"stream 'fields': \d+ of its \d+ chips could not be read, and 1 may fail"):
+        list(stream(warehouse, spec(bands=RGBN, max_failed=1)))
+    assert len(list(stream(warehouse, spec(bands=RGBN, max_failed=25)))) == len(dataset)
 
 
 def test_mistakes_are_told_before_any_pixel(warehouse: Warehouse) -> None:

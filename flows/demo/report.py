@@ -7,8 +7,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from flows.demo.charts import Histogram, histogram_svg
-from flows.pages import page_of, size_text, write_page
+from flows.pages import page_of, write_page
+from stacchip_core.chips.charts import Histogram, histogram_svg, size_text
 from stacchip_core.chips.lock import DatasetLock, ShardInfo
 from stacchip_core.warehouse.batch import ItemFailure
 

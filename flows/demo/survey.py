@@ -5,10 +5,11 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.demo.charts import Histogram
 from flows.demo.report import CollectionCard, CombinedRow
-from flows.pictures import PAGE_STYLE, Reading, png_uri, sheet_of_version
+from flows.pictures import PAGE_STYLE, Reading, sheet_of_version
 from stacchip_core import IndexVersion, Warehouse
+from stacchip_core.chips.charts import Histogram
+from stacchip_core.chips.pictures import png_uri
 
 VERSIONS_SHOWN = 20
 

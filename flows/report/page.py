@@ -9,9 +9,10 @@ from datetime import datetime
 import numpy as np
 from markupsafe import Markup
 
-from flows.maps import boxes_as_outlines, maps_of
-from flows.pages import page_of, size_text
+from flows.pages import page_of
 from flows.report.charts import bars_of, colour, count_text, months_svg, spark_svg
+from stacchip_core.chips.charts import size_text
+from stacchip_core.chips.maps import boxes_as_outlines, maps_of
 from stacchip_core.warehouse.summary import IndexState, Summary
 
 REASON_CHARACTERS = 400

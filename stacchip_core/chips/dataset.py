@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,17 @@ from stacchip_core.chips.formats.table import open_shard
 from stacchip_core.chips.lock import DatasetLock, DatasetPlan
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.stored import stored_sizes
 from stacchip_core.chips.update import prepare_update
 from stacchip_core.chips.work import in_threads
 from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, StacchipError
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from stacchip_core.chips.epoch import Deal
+    from stacchip_core.chips.torch import Wish
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +195,36 @@ class Dataset:
         for place in range(len(self)):  # one chip in memory at a time
             yield rows.slice(place, 1).to_pylist()[0], self[place]
 
+    def write_report(self) -> str | None:
+        """Write `report.html`, a page with pictures, beside the shards; None, and a line in the log, where it can't be.
+
+        Returns:
+            Its path or URL.
+        """
+        from stacchip_core.chips.report import draw_report
+
+        page = draw_report(self)
+        return None if page is None else self._write("report.html", page.encode())
+
+    def write_item(self) -> str:
+        """Write `item.json`, the dataset as a STAC item, beside the shards.
+
+        Returns:
+            Its path or URL.
+        """
+        from stacchip_core.chips.stac import stac_item
+
+        return self._write("item.json", json.dumps(stac_item(self), indent=2).encode())
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Key below the dataset's folder -> bytes."""
+        return {key: sum(stored_sizes(self.store, key).values()) for key in keys}
+
+    def nodata_of(self, place: int) -> dict[str, float | None]:
+        """Band -> the value that stands for "no measurement" in the chip of row `place`."""
+        labels = self._shard(int(self._shard_numbers[place])).labels
+        return {band: values[int(self._offsets[place])] for band, values in labels.nodata.items()}
+
     @property
     def groups(self) -> NDArray[np.int64]:
         """Per chip, the number of its shard: chips of a shard are best read together."""
@@ -198,11 +234,27 @@ class Dataset:
         """Place -> its chip, or why it can't be read."""
         return {place: self._chip_or_error(place) for place in places}
 
+    def to_torch(self, *, split: str | None = None, transform: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+        """A map-style `torch.utils.data.Dataset` of the chips of a split: band -> tensor, and `chip_id`."""
+        from stacchip_core.chips.torch import by_row
+
+        return by_row(self, split=split, transform=transform)
+
+    def to_torch_iterable(self, deal: Deal | None = None, wish: Wish | None = None) -> Any:
+        """A `torch.utils.data.IterableDataset` of epochs, for several ranks and workers, which resumes in mid-epoch."""
+        from stacchip_core.chips.torch import by_epoch
+
+        return by_epoch(self, deal, wish)
+
     def _chip_or_error(self, place: int) -> Chip | StacchipError:
         try:
             return self[place]
         except StacchipError as err:
             return err
+
+    def _write(self, key: str, content: bytes) -> str:
+        self.store.write(key, content)
+        return f"{self.path}/{key}"
 
     def _shard(self, number: int) -> Shard:
         """An open shard of this process; the first opened of many is let go."""

@@ -116,6 +116,11 @@ class Feed:
         """Number of the epoch set last."""
         return int(self._epoch[0])
 
+    def keep_epoch_in(self, memory: MutableSequence[int]) -> None:
+        """Keep the number of the epoch in memory that processes share, which else each has of its own."""
+        memory[0] = self.epoch
+        self._epoch = memory
+
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch: chips come in another order in each. Call it before every epoch."""
         if epoch < 0:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from weakref import WeakSet
 
 from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cog import Raster, RasterRef, open_raster
 from stacchip_core.sources.scene import Scene, SceneAsset
+
+T = TypeVar("T")
 
 # Files kept open per thread: a scene of 13 bands, four times over.
 _MAX_OPEN = 52
@@ -23,6 +28,29 @@ def ref_of(scene: Scene, asset: SceneAsset, storage: Storage, local_roots: tuple
         layers=len(asset.layers),
         host=scene.host,
     )
+
+
+class OwnThread:
+    """A thread of this process to read on.
+
+    A thread that forks leaves its network connections to the child, on which answers of the one would reach the other:
+    GDAL keeps them by thread. So what may be forked, the main thread above all, has others read for it.
+    """
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._pid = 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, read: Callable[[], T]) -> T:
+        """What `read` gives, or raises."""
+        if self._pool is None or self._pid != os.getpid():
+            self._pid, self._pool = os.getpid(), ThreadPoolExecutor(1, "reader")
+        return self._pool.submit(read).result()
+
+    def __reduce__(self) -> tuple[type[OwnThread], tuple[()]]:
+        """Another process has its own."""
+        return (OwnThread, ())
 
 
 class Handles:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from stacchip_core.chips.bands import check_native, resolve_bands
 from stacchip_core.chips.cutting import SceneLayout, cut_into
 from stacchip_core.chips.epoch import Deal, Rows
 from stacchip_core.chips.feed import Chip, Feed
 from stacchip_core.chips.files import Access
 from stacchip_core.chips.finish import bands_given
-from stacchip_core.chips.handles import Handles
-from stacchip_core.chips.selection import scene_keys, select_from
+from stacchip_core.chips.handles import Handles, OwnThread
+from stacchip_core.chips.preparing import choose, parts_of
+from stacchip_core.chips.selection import scene_keys
 from stacchip_core.chips.shards import Pixels
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.errors import ChipNotFoundError, ReadError, StacchipError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from stacchip_core.chips.torch import Wish
 
 # Chips whose corners share a square of so many pixels of the reference grid are read together. The blocks of published
 # scenes are 1024 pixels (Sentinel-2 at Earth Search), 512 (Landsat, Sentinel-1 RTC) and 256 (HLS).
@@ -42,13 +45,10 @@ def stream(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = No
     Raises:
         SpecError: see `select`.
     """
-    version = warehouse.combined(spec.index, spec.version)
-    index = select_from(version, spec)
-    bands = resolve_bands(index.scenes.values(), spec)
-    check_native(index.scenes.values(), bands, spec)
-    pinned = spec.model_copy(update={"version": version.version})
+    chosen = choose(warehouse.combined(spec.index, spec.version), spec)
+    pinned = spec.model_copy(update={"version": chosen.version.version})
     access = Access(storage or warehouse.storage, tuple(warehouse.local_roots), handles=Handles())
-    return ChipStream(index, pinned, bands, access)
+    return ChipStream(chosen.index, pinned, chosen.bands, access)
 
 
 class ChipStream:
@@ -66,13 +66,11 @@ class ChipStream:
 
     def __init__(self, index: ChipIndex, spec: ChipSpec, bands: Mapping[str, tuple[str, ...]], access: Access) -> None:
         """Take the chosen chips; use `stream`."""
-        collections = index.table["collection"]
-        ordered = [
-            index.table.filter(pc.equal(collections, name)) for name in sorted(pc.unique(collections).to_pylist())
-        ]
+        ordered = [part.index.table for part in parts_of(index, spec.shard_size)]
         self.spec, self.bands, self.chips = spec, bands, pa.concat_tables(ordered).combine_chunks()
         self.failures: dict[str, str] = {}
         self._index, self._access = replace(index, table=self.chips), access
+        self._thread = OwnThread()
 
     def __repr__(self) -> str:
         """Name, index version and size."""
@@ -102,10 +100,27 @@ class ChipStream:
         """Rows of `chips` (columns to values, without geometry) and their chips, place by place.
 
         A chip that can't be read is left out, as it is of a dataset: `failures` and the log say why.
+
+        Raises:
+            ReadError: more chips could not be read than the spec allows, or none could.
         """
         rows = self.chips.drop_columns(["geometry", "bbox"])
         for _, row, chip in Feed(self, Deal(shuffle=False), on_error="skip"):
+            self._check_budget()
             yield rows.slice(row, 1).to_pylist()[0], chip
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Refuse to go on where too many chips could not be read."""
+        count, share = self.spec.max_failed, self.spec.max_failed_share
+        most = min(
+            len(self) - 1, len(self) if count is None else count, len(self) if share is None else share * len(self)
+        )
+        if len(self.failures) > most:
+            raise ReadError(
+                f"stream {self.spec.name!r}: {len(self.failures)} of its {len(self)} chips could not be read, and "
+                f"{most:g} may fail. The first: {next(iter(self.failures.values()))}"
+            )
 
     @cached_property
     def groups(self) -> Rows:
@@ -117,12 +132,29 @@ class ChipStream:
 
     def read(self, rows: Iterable[int]) -> dict[int, Chip | StacchipError]:
         """Row -> its chip, or why it can't be read."""
-        found: dict[int, Chip | StacchipError] = {}
         own = np.array(list(rows), np.int64)
+        if threading.current_thread() is threading.main_thread():
+            return self._thread.run(lambda: self._read(own))
+        return self._read(own)
+
+    def _read(self, own: Rows) -> dict[int, Chip | StacchipError]:
+        found: dict[int, Chip | StacchipError] = {}
         collections = self.chips["collection"].take(own).to_numpy()
         for name in np.unique(collections):
             found |= self._cut(str(name), own[collections == name])
         return found
+
+    def to_torch(self, *, split: str | None = None, transform: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+        """A map-style `torch.utils.data.Dataset` of the chips of a split: band -> tensor, and `chip_id`."""
+        from stacchip_core.chips.torch import by_row
+
+        return by_row(self, split=split, transform=transform)
+
+    def to_torch_iterable(self, deal: Deal | None = None, wish: Wish | None = None) -> Any:
+        """A `torch.utils.data.IterableDataset` of epochs, for several ranks and workers, which resumes in mid-epoch."""
+        from stacchip_core.chips.torch import by_epoch
+
+        return by_epoch(self, deal, wish)
 
     def _cut(self, collection: str, rows: Rows) -> dict[int, Chip | StacchipError]:
         """Chips of one collection, item by item."""

@@ -1,4 +1,4 @@
-"""Maps of where items lie: one of all, and of places far apart one each."""
+"""Maps of where items or chips lie: one of all, and of places far apart one each."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ class PlaceMap:
     svg: str
 
 
-def maps_of(outlines: Outlines, *, small_px: int = WIDE_PX) -> list[PlaceMap]:
+def maps_of(outlines: Outlines, *, small_px: int = WIDE_PX, whole: str = "All items") -> list[PlaceMap]:
     """Maps of outlines by collection: of all first, then of places far apart.
 
     Args:
         outlines: in WGS 84 degrees.
         small_px: width of the maps where there are several.
+        whole: title of the first.
     """
     places = scattered_places(outlines)
     if not places:
-        return [PlaceMap("All items", coverage_map_svg(outlines, width_px=WIDE_PX))]
+        return [PlaceMap(whole, coverage_map_svg(outlines, width_px=WIDE_PX))]
     details = [
         PlaceMap(_title(place), coverage_map_svg(_within(outlines, place), width_px=small_px)) for place in places
     ]
-    return [PlaceMap("All items", coverage_map_svg(outlines, width_px=small_px)), *details]
+    return [PlaceMap(whole, coverage_map_svg(outlines, width_px=small_px)), *details]
 
 
 def scattered_places(outlines: Outlines) -> list[BaseGeometry]:
@@ -71,12 +72,6 @@ def boxes_as_outlines(boxes: NDArray[np.float64]) -> list[BaseGeometry]:
         sides = [shapely.box(180 - half, low, 180, high), shapely.box(-180, low, -180 + half, high)]
         outlines[place] = shapely.MultiPolygon(sides)
     return list(outlines)
-
-
-def spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` places of `count`, evenly apart."""
-    shown = min(count, most)
-    return ((np.arange(shown) + 0.5) * count / max(shown, 1)).astype(np.int64)
 
 
 def _within(outlines: Outlines, place: BaseGeometry) -> dict[str, list[BaseGeometry]]:
