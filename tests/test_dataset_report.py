@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from stacchip_core import Dataset, Warehouse, materialize
+from flows.pictures import dataset_pictures
+from stacchip_core import Dataset, Storage, Warehouse, materialize
 from stacchip_core.chips import report
 from stacchip_core.chips.charts import Histogram, histogram_svg
 from stacchip_core.chips.pictures import coverage_of, sample_of, spread
 from stacchip_core.chips.report import report_html
+from stacchip_core.cli import app
 from tests.warehouses import made, spec
 
 VOID = {"meta", "img", "br"}
@@ -66,6 +69,22 @@ def test_the_page_lies_beside_the_dataset(dataset: Dataset) -> None:
     assert path == f"{dataset.path}/report.html"
     assert Path(path).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(Dataset.open(dataset.path)) == len(dataset)
+
+
+def test_the_command_writes_the_page_and_the_item(dataset: Dataset) -> None:
+    root, _, name = dataset.path.rpartition("/datasets/")
+    done = CliRunner().invoke(app, ["-w", root, "dataset", "report", name])
+    assert done.exit_code == 0, done.output
+    assert done.output.split() == [f"{dataset.path}/item.json", f"{dataset.path}/report.html"]
+
+
+def test_pictures_of_a_run_are_maps_and_sheets_and_the_page_is_written(dataset: Dataset) -> None:
+    Path(dataset.path, "report.html").unlink(missing_ok=True)
+    found = dataset_pictures(dataset.path, Storage())
+    sheets = {f"Chips of {name}" for name in ("naip", "sentinel-1-rtc", "sentinel-2-l2a")}
+    assert sheets | {"Coverage"} <= set(found)
+    assert all(address.startswith("data:image/") for address in found.values())
+    assert Path(dataset.path, "report.html").is_file()
 
 
 def test_a_picture_that_can_not_be_drawn_is_a_line_in_the_log(

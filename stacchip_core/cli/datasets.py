@@ -13,7 +13,7 @@ from stacchip_core.cli.root import AsJson, Place, app
 if TYPE_CHECKING:
     from stacchip_core.chips.dataset import Dataset
 
-dataset_app = typer.Typer(no_args_is_help=True, help="Bring a dataset up to date, check it, or compare two.")
+dataset_app = typer.Typer(no_args_is_help=True, help="Bring a dataset up to date, check it, compare two, or draw one.")
 app.add_typer(dataset_app, name="dataset")
 
 Spec = Annotated[Path, typer.Argument(help="YAML or JSON file of a ChipSpec.", metavar="SPEC")]
@@ -103,6 +103,17 @@ def diff(ctx: typer.Context, first: NameAt, second: NameAt, as_json: AsJson = Fa
     ]
     printing.show({**asdict(found), "is_same": found.is_same}, rows, ("what", first, second), as_json)
     if not found.is_same:
+        raise typer.Exit(1)
+
+
+@dataset_app.command()
+def report(ctx: typer.Context, name: Name) -> None:
+    """Draw a dataset as a page, report.html, and say it as a STAC item, item.json, both beside its shards."""
+    dataset = _opened(ctx.obj, name)
+    typer.echo(dataset.write_item())
+    page = dataset.write_report()
+    typer.echo(page or "the page could not be drawn: -v tells why")
+    if page is None:
         raise typer.Exit(1)
 
 
