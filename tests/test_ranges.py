@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio.shutil
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stacchip_core.errors import ReadError
+from stacchip_core.sources.access import Storage
+from stacchip_core.sources.cog import RasterRef, open_raster
 from stacchip_core.sources.gate import Gate
 from stacchip_core.sources.ranges import HEADER_BYTES, Range, RangeReader, coalesced
-from stacchip_core.sources.remote import RemoteFile
+from stacchip_core.sources.raster import Window
+from stacchip_core.sources.remote import RemoteFile, Traffic
+from tests.items import utm_grid
 from tests.range_server import RangeServer, part, serving
+from tests.rasters import Layout, write_cog
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3_000_000).astype(np.uint8).tobytes()
 HERE = Gate(("127.0.0.1",))
@@ -125,3 +132,28 @@ def test_a_failed_read_is_short_and_says_why(server: RangeServer) -> None:
         assert reader.read(10) == b""
     assert isinstance(reader.failure, ReadError)
     assert "the file is empty" in str(reader.failure)
+
+
+@pytest.mark.parametrize("form", ["GTiff", "COG"])
+def test_a_rasters_requests_and_bytes_are_known_before_they_are_sent(form: str, tmp_path: Path) -> None:
+    """Layers one after the other; and as GDAL writes COGs, pixel by pixel, with overviews and byte counts of blocks."""
+    grid = utm_grid(1500)
+    noise = np.random.default_rng(0).integers(0, 60_000, (3, *grid.shape)).astype(np.uint16)
+    path = write_cog(tmp_path / "a.tif", noise, grid, layout=Layout(has_overviews=False))
+    if form == "COG":
+        rasterio.shutil.copy(path, tmp_path / "cog.tif", driver="COG", compress="deflate", blocksize=256)
+        path = tmp_path / "cog.tif"
+    content = path.read_bytes()
+    windows = [Window(0, 0, 100, 100), Window(700, 300, 500, 10), Window(1400, 1400, 100, 100), Window(10, 10, 20, 20)]
+    with serving(lambda asked: part(content, asked)) as server:
+        storage = Storage(hosts=("127.0.0.1",))
+        with open_raster(RasterRef(f"{server.url}/a.tif", "scene-1", "red", storage=storage)) as raster:
+            planned = raster.ranges(windows, [1, 3])
+            assert raster.traffic == Traffic(1, HEADER_BYTES), "to plan costs the header alone"
+            raster.prefetch(windows, [1, 3])
+            for window in windows:
+                rows, cols = slice(window.row, window.row + window.height), slice(window.col, window.col + window.width)
+                np.testing.assert_array_equal(raster.read(window, [1, 3]), noise[[0, 2], rows, cols])
+            expected = Traffic(1 + len(planned), HEADER_BYTES + sum(one.size for one in planned))
+            assert raster.traffic == expected, "and nothing is read twice"
+        assert len(server.asked) == expected.requests

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from stacchip_core import InputError, ReadError, Storage, Warehouse
+from stacchip_core import Chipper, Indexer, InputError, ReadError, Storage, Warehouse
 from stacchip_core.sources import remote, signing
 from stacchip_core.sources.cog import RasterRef, open_raster
 from stacchip_core.sources.connections import Patience
@@ -174,6 +174,9 @@ def test_nothing_signed_is_stored_logged_or_shown(
     server.answer = lambda asked: Reply(404) if ".gone" in asked.path else cloud(asked)
     commit = warehouse.index_items(items, chip_size=100, storage=storage_of(server))
     assert warehouse.collection("naip").count() == 8, commit
+    index = Indexer(items[2], chip_size=100, storage=storage_of(server)).create_index()
+    index.write(tmp_path / "warehouse" / "index.parquet")
+    assert Chipper(index, bands=["red"], storage=storage_of(server))[0]["red"].shape == (1, 100, 100)
     texts = [path.read_bytes() for path in (tmp_path / "warehouse").rglob("*") if path.is_file()]
     assert texts
     assert not [1 for text in texts if CANARY.encode() in text]
