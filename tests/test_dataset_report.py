@@ -143,6 +143,16 @@ def test_places_are_spread_evenly(count: int, most: int, expected: list[int]) ->
     assert spread(count, most).tolist() == expected
 
 
+def test_splits_have_a_map_of_their_own(dataset: Dataset, tmp_path: Path) -> None:
+    warehouse = made(tmp_path / "scenes", tmp_path / "w")
+    by_chip = {"by": "chip", "force": True, "train": 1, "validation": 1, "test": 1}
+    page = report_html(materialize(warehouse, spec(split=by_chip, collections=["sentinel-2-l2a"])))
+    maps = page[page.index("<h2>Splits</h2>") : page.index("<h2>Contact sheets</h2>")]
+    assert all(f"<title>{name}</title>" in maps for name in ("test", "train", "validation"))
+    assert "blocks of the ground" not in maps
+    assert "<h2>Splits</h2>" not in report_html(dataset)
+
+
 def test_a_dataset_of_a_collection_without_chips_has_a_page(tmp_path: Path) -> None:
     warehouse: Warehouse = made(tmp_path / "scenes", tmp_path / "w")
     page = report_html(materialize(warehouse, spec(limit=1, bands=[{"collection": "naip", "bands": ["image"]}])))

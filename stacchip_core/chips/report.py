@@ -109,7 +109,9 @@ def _splits(dataset: Dataset) -> str:
     names = dataset.chips["split"] if "split" in dataset.chips.column_names else None
     if names is None or len(pc.unique(names.drop_null())) < 2:
         return ""
-    note = "Where the chips of each split lie: whole blocks of the ground go to one split."
+    split = dataset.lock.spec.split
+    is_by_block = split is not None and split.by == "block"
+    note = f"Where the chips of each split lie{': blocks of the ground go whole to one' if is_by_block else ''}."
     return _section("Splits", note, _maps(coverage_of(dataset, "split")))
 
 
