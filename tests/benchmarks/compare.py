@@ -21,11 +21,13 @@ from tests.benchmarks.full_scene import full_scene
 from tests.data import REPO
 
 HERE = Path(__file__).parent
-REPETITIONS = {"index": 7, "again": 7, "cut": 3}
+REPETITIONS = {"index": 7, "again": 7, "cut": 3, "cut10": 1, "chipper": 1}
 TITLES = {
     "index": "Index one item of 1,764 chips, the first of a process",
     "again": "Index it again in the same process",
     "cut": "Cut its 1,764 chips, 4 bands",
+    "cut10": "Cut its 1,764 chips, 10 bands",
+    "chipper": "Cut them one by one with `Chipper`, 4 bands",
 }
 
 logger = logging.getLogger(__name__)

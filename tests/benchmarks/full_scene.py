@@ -1,8 +1,8 @@
 """A Sentinel-2 scene of full size: 10,980 pixels a side, in the layout of the files on AWS.
 
-Four 10 m bands in 1,024 px blocks and SCL at 20 m in 512 px blocks, deflated with predictor 2, four overviews. The
-land is the demo's, mirrored into a mosaic with noise of its own in every pixel, so that blocks compress as real ones
-do (to about two thirds).
+Four 10 m bands in 1,024 px blocks, six 20 m bands and SCL in 512 px blocks, deflated with predictor 2, four overviews.
+The land is the demo's, mirrored into a mosaic with noise of its own in every pixel, so that blocks compress as real
+ones do (to about two thirds).
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from tests.items import coarser as coarser_grid
 SIZE_PX = 10_980
 TILE_PX = 2_196  # five by five of them make the scene
 BANDS = ("red", "green", "blue", "nir")
+COARSE_BANDS = ("rededge1", "rededge2", "rededge3", "nir08", "swir16", "swir22")  # of 20 m
 ITEM_ID = "S2B_10SFH_20240612_0_L2A"
 
 
 def full_scene(folder: Path = REPO / ".cache" / "full-scene") -> Path:
-    """Path of the item, written on first use (about a minute, 700 MB)."""
+    """Path of the item, written on first use (about a minute, 1 GB)."""
     path = folder / f"{ITEM_ID}.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,9 @@ def full_scene(folder: Path = REPO / ".cache" / "full-scene") -> Path:
         grid = Grid("EPSG:32610", (10.0, 0.0, 600_000.0, 0.0, -10.0, 4_300_020.0), SIZE_PX, SIZE_PX)
         with ThreadPoolExecutor(max_workers=2) as pool:
             jobs = [pool.submit(_write_band, folder, view, band, grid) for band in BANDS]
-            jobs.append(pool.submit(_write_scl, folder, view, coarser_grid(grid, 2)))
+            coarse = coarser_grid(grid, 2)
+            jobs += [pool.submit(_write_coarse_band, folder, view, band, coarse) for band in COARSE_BANDS]
+            jobs.append(pool.submit(_write_scl, folder, view, coarse))
             for job in jobs:
                 job.result()
         draft = path.with_suffix(".new")
@@ -81,6 +84,16 @@ def _write_band(folder: Path, view: View, band: str, grid: Grid) -> None:
     _write(folder / f"{band}.tif", pixels, grid, 1024)
 
 
+def _write_coarse_band(folder: Path, view: View, band: str, grid: Grid) -> None:
+    """A 20 m band; its land is that of the 10 m band most like it."""
+    like = "nir" if band in ("rededge3", "nir08") else "red"
+    rng = np.random.default_rng(10 + COARSE_BANDS.index(band))
+    pixels = _mosaic(np.rint(reflectance(view, like)[::2, ::2] * 10_000).clip(1, 20_000).astype(np.uint16))
+    pixels += rng.integers(0, 48, size=pixels.shape, dtype=np.uint16)
+    pixels[_outside(pixels.shape)] = 0
+    _write(folder / f"{band}.tif", pixels, grid, 512)
+
+
 def _write_scl(folder: Path, view: View, grid: Grid) -> None:
     classes = _mosaic(scene_classes(coarser(view, 2)))
     classes[_outside(classes.shape)] = 0
@@ -115,6 +128,9 @@ def _item(grid: Grid) -> dict[str, Any]:
     located = shape_and_transform(grid)
     assets = {band: {"href": f"./{band}.tif", "type": COG, "roles": ["data"], "gsd": 10, **located} for band in BANDS}
     located = shape_and_transform(coarser_grid(grid, 2))
+    assets |= {
+        band: {"href": f"./{band}.tif", "type": COG, "roles": ["data"], "gsd": 20, **located} for band in COARSE_BANDS
+    }
     assets["scl"] = {"href": "./scl.tif", "type": COG, "roles": ["data"], "gsd": 20, **located}
     when = "2024-06-12T17:04:21.024000Z"
     return {

@@ -1,6 +1,7 @@
 """Indexes an item or cuts its chips with stacchip; run by the interpreter of its own environment.
 
-Usage: run_stacchip.py index|again|cut ITEM_JSON [TABLE_PARQUET]. Prints one JSON line. Uses nothing of this project.
+Usage: run_stacchip.py index|again|cut|cut10|chipper ITEM_JSON [TABLE_PARQUET]. Prints one JSON line. Uses
+nothing of this project.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stacchip.chipper import Chipper
 from stacchip.indexer import Sentinel2Indexer
 
 BANDS = ["red", "green", "blue", "nir"]
+TEN = [*BANDS, "rededge1", "rededge2", "rededge3", "nir08", "swir16", "swir22"]
 
 
 def index(item: pystac.Item) -> Any:
@@ -27,9 +29,9 @@ def index(item: pystac.Item) -> Any:
         return Sentinel2Indexer(item, chip_max_nodata=1.0).create_index()
 
 
-def cut(item: pystac.Item) -> tuple[int, int]:
+def cut(item: pystac.Item, bands: list[str]) -> tuple[int, int]:
     """Number of chips, and the sum of all their pixels."""
-    chips = Chipper(Sentinel2Indexer(item, chip_max_nodata=1.0), assets=BANDS)
+    chips = Chipper(Sentinel2Indexer(item, chip_max_nodata=1.0), assets=bands)
     count, total = 0, 0
     for _, _, chip in chips:
         count += 1
@@ -51,11 +53,11 @@ def main() -> None:
     if task == "again":
         index(item)
     wall, cpu = time.perf_counter(), time.process_time()
-    if task != "cut":
+    if task in ("index", "again"):
         table = index(item)
         count, total = table.num_rows, 0
     else:
-        count, total = cut(item)
+        count, total = cut(item, TEN if task == "cut10" else BANDS)
     took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     if len(sys.argv) > 3:
         pq.write_table(table.drop_columns(["geometry"]), sys.argv[3])
