@@ -112,6 +112,7 @@ campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; fi
 
 bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size scene
 	$(BIN)/python -m tests.benchmarks.compare
+	$(BIN)/python -m tests.benchmarks.datasets
 	$(BIN)/python -m tests.benchmarks.manifest
 	$(BIN)/python -m tests.benchmarks.merging
 

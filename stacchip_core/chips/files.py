@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stacchip_core.chips.handles import Handles, ref_of
 from stacchip_core.chips.shards import Pixels
@@ -79,7 +79,8 @@ def open_files(scene: Scene, bands: Sequence[str], spec: ChipSpec, access: Acces
 
 def _open_file(scene: Scene, bands: list[str], spec: ChipSpec, access: Access, handles: Handles) -> BandFile:
     asset = scene.asset(bands[0])
-    raster = handles.open(ref_of(scene, asset, access.storage or DEFAULT_STORAGE, access.local_roots))
+    ref = ref_of(scene, asset, access.storage or DEFAULT_STORAGE, access.local_roots)
+    raster = handles.open(replace(ref, by_blocks=True))
     named = spec.resampling if asset.kind == "continuous" else spec.resampling_classes
     wish = None if named == "nearest" else named
     way = way_of(scene, asset, raster, wish, native=spec.native, gsd=spec.gsd)

@@ -25,6 +25,8 @@ _OPTIONS = {
 # Decoded blocks that GDAL keeps while we read: a row of 1024 px blocks of four Sentinel-2 scenes. Its own default is a
 # twentieth of the machine's memory, in each process; the environment variable GDAL_CACHEMAX goes first.
 _CACHE_BYTES = 512 * 2**20
+# The same where a file is read by strips of its blocks: no block is asked for again, but for its mask.
+_CACHE_BYTES_BY_BLOCKS = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class RasterRef:
     `nodata` is the value that its profile gives for "no measurement"; None: the header's. `layers` is how many layers
     its profile names: an alpha layer among these is a measurement (near infrared in a file written as RGBA). `host` is
     the `host:port` that its item was read from, if any: it may be read too, whatever its address.
+    `by_blocks` says that it will be read from top to bottom, in strips of whole blocks.
     """
 
     href: str
@@ -45,6 +48,7 @@ class RasterRef:
     nodata: float | None = None
     layers: int = 0
     host: str = ""
+    by_blocks: bool = False
 
     def __str__(self) -> str:
         """How messages name it; never with a signature."""
@@ -57,7 +61,8 @@ class RasterRef:
 
     def gdal_options(self) -> dict[str, str | int]:
         """GDAL's configuration while it is open."""
-        cache = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": _CACHE_BYTES}
+        size = _CACHE_BYTES_BY_BLOCKS if self.by_blocks else _CACHE_BYTES
+        cache = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": size}
         return {**_OPTIONS, **cache, **self.storage.gdal_options()}
 
 
