@@ -73,6 +73,10 @@ def load_environment(name: str = "") -> Environment:
     found = validated(Environment, load_yaml(path), path)
     root = os.environ.get(WAREHOUSE_VARIABLE)
     if not root:
+        if found.warehouse and found.warehouse.root.startswith("$"):
+            raise InputError(
+                f"{path}: set {WAREHOUSE_VARIABLE} to the root of the warehouse, such as s3://bucket/prefix"
+            )
         return found
     before = found.warehouse.model_dump() if found.warehouse else {}
     return found.model_copy(update={"warehouse": WarehouseConfig.model_validate({**before, "root": root})})

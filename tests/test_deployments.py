@@ -46,7 +46,11 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_every_environment_renders_to_deployments_that_name_flows(name: str) -> None:
+def test_every_environment_renders_to_deployments_that_name_flows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in ("staging", "production"):
+        with pytest.raises(InputError, match="set STACCHIP_WAREHOUSE to the root"):
+            load_environment(name)
+        monkeypatch.setenv(WAREHOUSE_VARIABLE, "s3://bucket/prefix")
     environment = load_environment(name)
     found = render.render(environment)["deployments"]
     names = [one["name"] for one in found]
@@ -104,6 +108,7 @@ def test_the_warehouse_of_an_environment_is_that_of_all_its_files(monkeypatch: p
 
 def test_the_list_of_the_form_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "production")
+    monkeypatch.setenv(WAREHOUSE_VARIABLE, "s3://bucket/prefix")
     assert collection_names() == ["sentinel-2-l2a"]
 
 
