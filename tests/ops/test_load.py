@@ -37,8 +37,8 @@ def test_buttons_work_while_a_long_run_goes_on(tmp_path: Path, s3_endpoint: str)
         tmp_path / "deployments", "s3://ops/index", {"long": long}, storage=storage, variables=auth
     )
     with (
-        postgres() as database,
-        stack(tmp_path / "p", installed, database=f"postgresql+asyncpg://{database}") as prefect,
+        postgres("postgresql+asyncpg") as database,
+        stack(tmp_path / "p", installed, database=database) as prefect,
     ):
         assert requests.get(f"{prefect.url}/api/deployments/count", timeout=60).status_code in (401, 405)
         run = prefect.press("index-items/long")
