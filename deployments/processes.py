@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.environment import EPHEMERAL_SERVER
 from stacchip_core.errors import StacchipError
 
 REPO = Path(__file__).resolve().parent.parent
@@ -93,10 +94,9 @@ class Place:
     def environment(self) -> dict[str, str]:
         """Environment variables of a process that uses the server."""
         own = {
+            **EPHEMERAL_SERVER,
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.url}/api",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
         }

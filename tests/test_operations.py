@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import PIPE
@@ -94,19 +94,25 @@ def prefect(tmp_path_factory: pytest.TempPathFactory, installed: Installation) -
 
 
 @contextmanager
-def held_up(catalog: Path) -> Iterator[None]:
-    """Runs over the items of a catalog wait, while the block runs, for one of its files to be written."""
+def held_up(catalog: Path) -> Iterator[Callable[[], None]]:
+    """Runs over the items of a catalog wait, while the block runs, for one of its files to be written.
+
+    Yields what waits until a run is there.
+    """
     item = next(catalog.parent.glob("*/*_0000.json"))
     whole = item.with_suffix(".whole")
     item.rename(whole)
     os.mkfifo(item)
+    opened: list[int] = []
     try:
-        yield
+        yield lambda: opened.append(os.open(item, os.O_WRONLY))  # opens once a run is reading
     finally:
-        with item.open("w") as pipe:  # opens once a run is reading
-            shutil.copy(whole, whole.with_suffix(".next"))
-            whole.with_suffix(".next").replace(item)  # runs that come later read a file
-            pipe.write(whole.read_text())
+        pipe = opened[0] if opened else os.open(item, os.O_WRONLY)
+        shutil.copy(whole, whole.with_suffix(".next"))
+        whole.with_suffix(".next").replace(item)  # runs that come later read a file
+        with suppress(BrokenPipeError):  # the run was killed
+            os.write(pipe, whole.read_bytes())
+        os.close(pipe)
 
 
 def by_hand(prefect: Prefect, installed: Installation, *arguments: str) -> subprocess.Popen[str]:
