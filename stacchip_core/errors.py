@@ -13,6 +13,7 @@ StacchipError
 │   ├── ProfileNotFoundError
 │   └── VersionNotFoundError
 ├── ReadError                      pixels or metadata could not be read
+│   └── IncompleteError            some items of a source could not be found: the message says which
 ├── StoreError                     object storage refused or failed
 │   ├── ObjectNotFoundError
 │   ├── ObjectExistsError          an exclusive create lost
@@ -87,6 +88,10 @@ class VersionNotFoundError(LookupFailedError):
 
 class ReadError(StacchipError):
     """An asset or item could not be read."""
+
+
+class IncompleteError(ReadError):
+    """A source gave less than it has, as far as can be told."""
 
 
 class StoreError(StacchipError):

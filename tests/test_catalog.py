@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stacchip_core.errors import InputError, ReadError, TransientReadError
-from stacchip_core.sources import catalog
+from stacchip_core.errors import IncompleteError, InputError, ReadError, TransientReadError
+from stacchip_core.sources import transport
 from stacchip_core.sources.catalog import discover
 from stacchip_core.sources.source import Source
+from stacchip_core.sources.transport import Query, Transport
 from tests.catalogs import catalog_of, found, ids, item, small_tree, write
 from tests.stac_server import Answer, StacServer, serving, serving_files
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(catalog, "RETRIES", 3)
+    monkeypatch.setattr(transport, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(transport, "RETRIES", 3)
 
 
 @pytest.fixture
@@ -55,18 +55,30 @@ def test_a_failing_search_is_retried_though_it_is_a_post(api: StacServer, status
     assert ids(Source(url=api.url)) == ["a", "b", "c"]
 
 
-def test_a_server_that_keeps_failing_is_a_transient_error(api: StacServer) -> None:
-    api.faults = [Answer({"detail": "overloaded"}, 503) for _ in range(10)]
-    with pytest.raises(TransientReadError, match=r"503.*overloaded"):
+def test_of_a_server_that_keeps_failing_it_is_said_what_is_missing(api: StacServer) -> None:
+    api.faults = [Answer({"detail": "overloaded"}, 503) for _ in range(50)]
+    with pytest.raises(IncompleteError, match=r"INCOMPLETE.*all times.*503.*overloaded"):
         ids(Source(url=api.url))
-    assert len([r for r in api.requests if r[1] == "/search"]) == 1 + catalog.RETRIES
+
+
+def test_a_request_is_repeated_so_often_and_no_more(api: StacServer) -> None:
+    api.faults = [Answer({}, 503) for _ in range(50)]
+    with pytest.raises(TransientReadError, match="503"):
+        Transport().document(Query(f"{api.url}search", "POST"))
+    assert len(api.requests) == 1 + transport.RETRIES
 
 
 def test_a_refusal_is_not_retried(api: StacServer) -> None:
     api.faults = [Answer({"detail": "bad bbox"}, 400)]
     with pytest.raises(ReadError, match=r"400.*bad bbox") as caught:
-        ids(Source(url=api.url))
+        Transport().document(Query(f"{api.url}search", "POST"))
     assert not isinstance(caught.value, TransientReadError)
+    assert len(api.requests) == 1
+
+
+def test_a_search_that_is_refused_once_is_walked_again(api: StacServer) -> None:
+    api.faults = [Answer({"detail": "token lost"}, 400)]
+    assert ids(Source(url=api.url)) == ["a", "b", "c"]
 
 
 def test_nobody_listening_is_a_transient_error() -> None:
@@ -86,6 +98,7 @@ def test_an_item_found_twice_in_a_page_comes_once_with_its_latest_update(api: St
 
 def test_broken_features_are_failures(api: StacServer) -> None:
     api.pages = [[item("a"), {"type": "Feature", "id": 7}, {"id": "b"}, item("c")]]
+    api.matched = 4
     assert [s.error is None for s in found(Source(url=api.url))] == [True, False, False, True]
 
 
@@ -94,11 +107,19 @@ def test_a_misspelt_collection_is_an_error_that_lists_what_there_is(api: StacSer
         ids(Source(url=api.url, collections=("sentinel2",)))
 
 
-def test_fewer_items_than_announced_are_warned_of(api: StacServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_items_than_announced_are_said_after_those_that_came(api: StacServer) -> None:
     api.matched = 4
-    with caplog.at_level(logging.WARNING):
-        assert len(ids(Source(url=api.url))) == 3
-    assert "announced 4 items and gave 3" in caplog.text
+    pages = discover(Source(url=api.url))
+    assert [staged.item["id"] for staged in next(pages)] == ["a", "b", "c"]
+    with pytest.raises(IncompleteError, match="announced 4 items and gave 3"):
+        next(pages)
+
+
+def test_a_page_without_a_next_one_is_not_believed_to_be_the_last(api: StacServer) -> None:
+    """Nothing tells that there are no more: this server keeps neither to sizes nor to times, and does not count."""
+    api.pages = [[item("a"), item("b")]]
+    with pytest.raises(IncompleteError, match="without saying how many"):
+        ids(Source(url=api.url))
 
 
 def test_pages_hold_at_most_2000_items(tmp_path: Path) -> None:

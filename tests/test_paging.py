@@ -45,8 +45,14 @@ def test_next_links_in_a_circle_are_an_error(api: StacServer, token: Any) -> Non
         ids(Source(url=api.url))
 
 
-def test_the_same_page_behind_ever_new_tokens_is_an_error(api: StacServer) -> None:
+def test_a_page_that_is_repeated_hides_no_other(api: StacServer) -> None:
     api.pages = [[item("a")], [item("a")], [item("b")]]
+    api.matched = 2
+    assert ids(Source(url=api.url)) == ["a", "b"]
+
+
+def test_the_same_page_behind_ever_new_tokens_is_an_error(api: StacServer) -> None:
+    api.pages = [[item("a")] for _ in range(20)]
     with pytest.raises(ReadError, match="circle"):
         ids(Source(url=api.url))
 
@@ -60,6 +66,6 @@ def test_a_next_page_on_another_host_is_refused(api: StacServer) -> None:
 
 @pytest.mark.parametrize("body", [b"<html>busy</html>", b"[]", json.dumps({"features": None}).encode()])
 def test_an_answer_that_is_no_page_is_an_error(api: StacServer, body: bytes) -> None:
-    api.faults = [Answer(body)]
-    with pytest.raises(ReadError):
+    api.faults = [Answer(body) for _ in range(9)]
+    with pytest.raises(ReadError, match="INCOMPLETE"):
         ids(Source(url=api.url))

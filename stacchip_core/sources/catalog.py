@@ -1,85 +1,262 @@
-"""Discovery: the items of a STAC API, a static catalog or a list of files, page by page."""
+"""Discovery: the items of a STAC API, a static catalog, stac-geoparquet or a list of files, by one interface.
+
+A source that is open gives findings: items, page by page; `Covered` for what is known to be whole; and a `Gap` for what
+is not. What is missing is always said, and what was found is never held back for it.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from pystac_client import Client
-from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
-from urllib3 import Retry
-
-from stacchip_core.errors import InputError, ReadError, StacchipError, TransientReadError
+from stacchip_core.errors import IncompleteError, InputError, ReadError, StacchipError
 from stacchip_core.sources.access import unsigned_href
-from stacchip_core.sources.crawl import (
-    Disk,
-    Document,
-    Place,
-    Web,
-    checked_item,
-    crawl,
-    items_of,
-    origin_of,
-    parse_document,
-    unreadable,
-)
-from stacchip_core.sources.interval import format_interval, parse_interval
+from stacchip_core.sources.api import Api, open_api
+from stacchip_core.sources.crawl import Disk, Place, Web, checked_item, crawl, items_of, unreadable
+from stacchip_core.sources.geoparquet import is_parquet, parquet_files, read_rows
+from stacchip_core.sources.interval import parse_interval
 from stacchip_core.sources.item import StagedItem, updated
-from stacchip_core.sources.paging import Query, read_pages
+from stacchip_core.sources.paging import key_of
 from stacchip_core.sources.source import Source, local_path
+from stacchip_core.sources.transport import Document, Query, Transport, is_same_host, origin_of
+from stacchip_core.sources.windows import Coverage, Covered, Gap, Page, Window
 
 logger = logging.getLogger(__name__)
 
 PAGE_ITEMS = 2000  # items handed over at a time: what one commit holds
-TIMEOUT_SECONDS = (5.0, 60.0)  # to connect, and between two reads; without, a silent server hangs us
-RETRY_STATUSES = (408, 429, 500, 502, 503, 504)
-RETRIES = 6
-CONNECT_RETRIES = 3  # of them at most, where nobody answers at all: a wrong address should not take a minute
-BACKOFF_SECONDS = 0.5
-RETRY_AFTER_MAX_SECONDS = 300
 
 
-class _NotFoundError(ReadError):
-    """The server answered 404."""
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Items that were found; one that can't be read has `error` set."""
+
+    items: list[StagedItem]
+
+
+Finding = Items | Covered | Gap
+
+
+@dataclass(slots=True)
+class OpenSource:
+    """A source that was opened: what its items are, in windows where it is an API.
+
+    Attributes:
+        source: what is asked for.
+        transport: how its documents are fetched, and how long that may take.
+        api: where the source is a STAC API.
+    """
+
+    source: Source
+    transport: Transport
+    api: Api | None = None
+    _coverage: Coverage | None = None
+    _landing: tuple[Place, str, Document] | None = None
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """What was found out about the server, to be remembered."""
+        return dict(self.api.known) if self.api else {}
+
+    @property
+    def clock(self) -> dt.datetime:
+        """The source's time when it was opened; never later than ours, should its clock be wrong."""
+        now = dt.datetime.now(dt.UTC)
+        return min(self.transport.date or now, now)
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether what changed can be asked for."""
+        return self.api is not None and self.api.updated_by() is not None
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether parts of its time can be asked for."""
+        return self.api is not None and self.api.can_split(Window())
+
+    def whole(self, start: dt.datetime | None = None) -> Iterator[Finding]:
+        """All items of the source; of an API that keeps to times, from a moment on."""
+        if self.api is None:
+            yield from self._listed()
+            return
+        first, last = parse_interval(self.source.datetime) if self.source.datetime else (None, None)
+        yield from self.window(Window(max(filter(None, (first, start)), default=None), last))
+
+    def window(self, window: Window) -> Iterator[Finding]:
+        """Items of a window of an API; those of other times than the source's are left out."""
+        if self.api is None:
+            raise InputError("only a STAC API can be asked for a window of time")
+        self._coverage = self._coverage or Coverage(self.api)
+        for found in self._coverage.cover(window):
+            if isinstance(found, Page):
+                items = (_staged(feature, found.href) for feature in found.features)
+                yield Items([one for one in items if self._is_asked(one)])
+            else:
+                yield found
+
+    def look_up(self, collection: str, item_id: str) -> StagedItem | None:
+        """An item by itself; None where the source says it has none. Only APIs can be asked.
+
+        Raises:
+            ReadError, TransientReadError: the source says neither.
+        """
+        found = self.api.look_up(collection, item_id) if self.api else None
+        if found is None:
+            return None
+        if found.get("id") != item_id:
+            where = unsigned_href(str(self.source.url))
+            raise ReadError(f"{where}: asked for item {item_id!r}, got {str(found.get('id'))[:80]!r}")
+        return _staged(found, self.api.search if self.api else "")
+
+    def _listed(self) -> Iterator[Finding]:
+        """Items of a source that is read from end to end; whole, unless a file of it is a failure."""
+        keys, failed = set[str](), 0
+        items = self._list_items()
+        try:
+            while page := list(islice(items, PAGE_ITEMS)):
+                keys |= {key_of(one.item) for one in page if one.error is None}
+                failed += sum(one.error is not None for one in page)
+                yield Items([one for one in page if self._is_asked(one)])
+        except ReadError as err:
+            if not keys and not failed:
+                raise
+            yield Gap(unsigned_href(str(self.source.url or "the list of files")), str(err))
+            return
+        if not failed:
+            yield Covered(Window(), frozenset(keys))
+
+    def _list_items(self) -> Iterator[StagedItem]:
+        if self._landing is None:
+            return (item for href in self.source.items for item in _file_items(href, self.source, self.transport))
+        place, name, document = self._landing
+        if not document:
+            return _parquet_items(name, place, self.source, self.transport)
+        if document.get("type") in ("Feature", "FeatureCollection"):
+            return items_of(name, document, place)
+        return crawl(name, document, place, self.source.collections)
+
+    def _is_asked(self, staged: StagedItem) -> bool:
+        return staged.error is not None or self.source.matches(staged.item)
+
+
+def open_source(source: Source, known: Mapping[str, Any] | None = None) -> OpenSource:
+    """Open a source: its landing page is read, and what it can be relied on for is tried, unless `known` says.
+
+    Raises:
+        InputError: it is no catalog, lacks a collection, or can't do what is asked.
+        ReadError, TransientReadError: it can't be read at all.
+    """
+    opened = OpenSource(source, Transport(seconds=60 * source.deadline_minutes))
+    if source.url is not None:
+        place, name = _place(source.url, source, opened.transport)
+        is_table = is_parquet(name) or (isinstance(place, Disk) and Path(name).is_dir())
+        document = {} if is_table else place.read(name)
+        opened._landing = (place, name, document)
+        if isinstance(place, Web) and _is_api(document, source):
+            opened.api = open_api(name, document, source, opened.transport, known or {})
+        elif not is_table:
+            _check_catalog(document, source)
+    if source.filter is not None and opened.api is None:
+        raise InputError("filter= is for STAC APIs; use query= for catalogs and files")
+    return opened
 
 
 def discover(source: Source) -> Iterator[list[StagedItem]]:
-    """The items of `source`, in pages of at most `PAGE_ITEMS`; an item that can't be read has `error` set.
+    """All items of `source`, in pages of at most `PAGE_ITEMS`; an item that can't be read has `error` set.
 
     An item found twice in a page is kept once, in the form with the later `updated`.
 
     Raises:
         InputError: the source is no catalog, or names a collection that is not there.
-        TransientReadError: the network or the server failed, after retries.
-        ReadError: the server answered with an error or with something that is not STAC, or its pages go in a
-            circle.
+        ReadError, TransientReadError: it can't be read at all.
+        IncompleteError: after the last page, where something is missing; says what.
     """
-    found = _found(source)
-    if source.max_items is not None:
-        found = islice(found, source.max_items)
-    while page := list(islice(found, PAGE_ITEMS)):
-        yield _newest_each(page)
+    opened, gaps = open_source(source), list[Gap]()
+    items = chosen(opened.whole(), source, gaps)
+    while page := list(islice(items, PAGE_ITEMS)):
+        yield newest_each(page)
+    check_whole(source, gaps)
 
 
-def _found(source: Source) -> Iterator[StagedItem]:
-    io = _transport()
-    items: Iterator[StagedItem]
-    if source.url is None:
-        items = (item for href in source.items for item in _file_items(href, source, io))
-    else:
-        items = _catalog_items(source.url, source, io)
-    return (item for item in items if item.error is not None or source.matches(item.item))
+def chosen(findings: Iterable[Finding], source: Source, gaps: list[Gap]) -> Iterator[StagedItem]:
+    """The items of some findings that a source takes; gaps are put down. Of what is not whole nothing is chosen."""
+    found = _items_of(findings, gaps)
+    if source.choose is not None:
+        best = source.choose.choose(found, source.shape)
+        found = iter(best if not gaps else [one for one in best if one.error is not None])
+    return islice(found, source.max_items)
 
 
-def _file_items(href: str, source: Source, io: StacApiIO) -> Iterator[StagedItem]:
+def check_whole(source: Source, gaps: list[Gap]) -> None:
+    """Raise where something is missing.
+
+    Raises:
+        IncompleteError: says what.
+    """
+    if gaps:
+        name = unsigned_href(source.url) if source.url else "the list of files"
+        more = f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""
+        raise IncompleteError(f"INCOMPLETE: {name}: {'; '.join(map(str, gaps[:3]))}{more}")
+
+
+def newest_each(page: list[StagedItem]) -> list[StagedItem]:
+    """`page` with each item once, at its first place: its latest `updated`, the later one where equal."""
+    best: dict[str, StagedItem] = {}
+    for number, staged in enumerate(page):
+        key = f"{staged.item.get('collection')}/{staged.item['id']}" if staged.error is None else f"#{number}"
+        if key not in best or _updated(staged) >= _updated(best[key]):
+            best[key] = staged
+    return list(best.values())
+
+
+def _items_of(findings: Iterable[Finding], gaps: list[Gap]) -> Iterator[StagedItem]:
+    for found in findings:
+        if isinstance(found, Items):
+            yield from found.items
+        elif isinstance(found, Gap):
+            gaps.append(found)
+
+
+def _is_api(document: Document, source: Source) -> bool:
+    """Whether a document on the network is the landing page of a STAC API.
+
+    Raises:
+        InputError: it is a collection of one.
+    """
+    links = {link.get("rel") for link in document.get("links") or [] if isinstance(link, dict)}
+    if "conformsTo" in document or "search" in links:
+        return True
+    if "items" in links and not links & {"child", "item"}:
+        raise InputError(
+            f"{unsigned_href(str(source.url))} is a collection of a STAC API: give the API's root as url, "
+            f"and collections: [{document.get('id')}]"
+        )
+    return False
+
+
+def _check_catalog(document: Document, source: Source) -> None:
+    links = {link.get("rel") for link in document.get("links") or [] if isinstance(link, dict)}
+    known = ("Catalog", "Collection", "Feature", "FeatureCollection")
+    if document.get("type") not in known and not links & {"child", "item"}:
+        raise InputError(
+            f"{unsigned_href(str(source.url))} is not a STAC API, catalog, collection or item: its type is "
+            f"{document.get('type')!r}"
+        )
+
+
+def _file_items(href: str, source: Source, transport: Transport) -> Iterator[StagedItem]:
     """Items of one file of a list; a file that can't be read is one failure."""
     try:
-        place, name = _place(href, source, io)
-        yield from items_of(name, place.read(name), place)
+        place, name = _place(href, source, transport)
+        if is_parquet(name):
+            yield from _parquet_items(name, place, source, transport)
+        else:
+            yield from items_of(name, place.read(name), place)
     except InputError:
         raise
     except StacchipError as err:
@@ -87,27 +264,25 @@ def _file_items(href: str, source: Source, io: StacApiIO) -> Iterator[StagedItem
         yield unreadable(Disk(source.roots).name(str(path)) if path else unsigned_href(href), err)
 
 
-def _catalog_items(url: str, source: Source, io: StacApiIO) -> Iterator[StagedItem]:
-    place, name = _place(url, source, io)
-    document = place.read(name)
-    links = {link.get("rel") for link in document.get("links") or [] if isinstance(link, dict)}
-    if document.get("type") in ("Feature", "FeatureCollection"):
-        return items_of(name, document, place)
-    if isinstance(place, Web) and ("conformsTo" in document or "search" in links):
-        return _search_items(name, source, io)
-    if isinstance(place, Web) and "items" in links and not links & {"child", "item"}:
+def _parquet_items(name: str, place: Place, source: Source, transport: Transport) -> Iterator[StagedItem]:
+    """Items of a stac-geoparquet file, or of those in a folder; a file that can't be read is one failure."""
+    path = Path(name) if isinstance(place, Disk) else None
+    files = [str(one) for one in parquet_files(path)] if path and path.is_dir() else [name]
+    if not files:
         raise InputError(
-            f"{unsigned_href(url)} is a collection of a STAC API: give the API's root as url, "
-            f"and collections: [{document.get('id')}]"
+            f"{place.name(name)}: there is no catalog.json, collection.json or Parquet file in this folder"
         )
-    if document.get("type") not in ("Catalog", "Collection") and not links & {"child", "item"}:
-        raise InputError(
-            f"{unsigned_href(url)} is not a STAC API, catalog, collection or item: its type is {document.get('type')!r}"
-        )
-    return crawl(name, document, place, source.collections)
+    for file in files:
+        shown = place.name(file)
+        try:
+            content = file if path else transport.content(Query(file))
+            for item in read_rows(content, shown):
+                yield checked_item(item, shown, place.base(file))
+        except StacchipError as err:
+            yield unreadable(shown, err)
 
 
-def _place(href: str, source: Source, io: StacApiIO) -> tuple[Place, str]:
+def _place(href: str, source: Source, transport: Transport) -> tuple[Place, str]:
     """Who reads `href`, and its full name there."""
     path = local_path(href)
     if path is not None:
@@ -115,118 +290,12 @@ def _place(href: str, source: Source, io: StacApiIO) -> tuple[Place, str]:
         return Disk(source.roots), str(named)
     if urlsplit(href).scheme not in ("http", "https") or not urlsplit(href).hostname:
         raise InputError(f"{unsigned_href(href)}: catalogs and items are read from http(s) URLs or local paths")
-    return Web(origin_of(href), lambda url: _request(io, Query(url))), href
+    return Web(origin_of(href), lambda url: transport.document(Query(url))), href
 
 
-def _search_items(url: str, source: Source, io: StacApiIO) -> Iterator[StagedItem]:
-    """Items of a search, in the server's order; warns where the server announced more than it gave."""
-    ids: set[str] = set()
-    matched: int | None = None
-    for query, page in read_pages(_first_query(url, source, io), lambda query: _request(io, query)):
-        announced = page.get("numberMatched") or (page.get("context") or {}).get("matched")
-        matched = announced if isinstance(announced, int) and matched is None else matched
-        for feature in page["features"]:
-            staged = checked_item(feature, unsigned_href(query.href), _own_href(feature, query.href))
-            ids.add(f"{staged.item.get('collection')}/{staged.item['id']}")
-            yield staged
-    if matched is not None and matched > len(ids):
-        logger.warning("%s announced %d items and gave %d", unsigned_href(url), matched, len(ids))
-
-
-def _first_query(url: str, source: Source, io: StacApiIO) -> Query:
-    """The search for `source`: POST where the server offers it."""
-    try:
-        client = Client.open(url, stac_io=io, timeout=TIMEOUT_SECONDS)
-        client.add_conforms_to("ITEM_SEARCH")  # a search link says so as well; some servers give only that
-        links = [link for link in client.links if link.rel == "search"]
-        methods = {(link.extra_fields.get("method") or "GET").upper() for link in links}
-        search = client.search(
-            method="POST" if "POST" in methods or not methods else "GET",
-            collections=list(source.collections) or None,
-            datetime=format_interval(parse_interval(source.datetime)) if source.datetime else None,
-            bbox=source.bbox,
-            limit=source.page_size,
-        )
-        query = Query(search.url, search.method or "GET", search.get_parameters())
-        has_collections = any(link.rel == "data" for link in client.links)
-    except APIError as err:
-        raise _read_error(url, err) from err
-    except (ValueError, KeyError, TypeError, NotImplementedError) as err:
-        raise ReadError(f"{unsigned_href(url)}: not a usable STAC API ({err})") from err
-    if origin_of(query.href) != origin_of(url):
-        raise ReadError(f"{unsigned_href(url)}: its search is on another host, {unsigned_href(query.href)}")
-    if has_collections:
-        _check_collections(url, source, io)
-    return query
-
-
-def _check_collections(url: str, source: Source, io: StacApiIO) -> None:
-    """Refuse collections the API does not have: a search for a misspelt one just finds nothing."""
-    listing = url.rstrip("/") + "/collections"
-    for name in source.collections:
-        try:
-            _request(io, Query(f"{listing}/{name}"))
-        except _NotFoundError as err:
-            found = _request(io, Query(listing)).get("collections") or []
-            there = sorted(str(c.get("id")) for c in found if isinstance(c, dict))
-            raise InputError(
-                f"collection {name!r} is not in {unsigned_href(url)}; it has: {', '.join(there) or 'none'}"
-            ) from err
-
-
-def _transport() -> StacApiIO:
-    """Requests with timeouts, and with retries that cover POST and honour Retry-After."""
-    retry = Retry(
-        total=RETRIES,
-        connect=min(RETRIES, CONNECT_RETRIES),
-        backoff_factor=BACKOFF_SECONDS,
-        backoff_jitter=BACKOFF_SECONDS,
-        status_forcelist=RETRY_STATUSES,
-        allowed_methods=None,
-        respect_retry_after_header=True,
-        retry_after_max=RETRY_AFTER_MAX_SECONDS,
-        raise_on_status=False,
-    )
-    return StacApiIO(timeout=TIMEOUT_SECONDS, max_retries=retry)
-
-
-def _request(io: StacApiIO, query: Query) -> Document:
-    """The JSON object a request is answered with.
-
-    Raises:
-        TransientReadError, ReadError: as `discover`; a 404 as `_NotFoundError`.
-    """
-    try:
-        text = io.request(query.href, method=query.method, headers=query.headers, parameters=query.body)
-    except APIError as err:
-        raise _read_error(query.href, err) from err
-    return parse_document(text, query.href)
-
-
-def _read_error(href: str, error: APIError) -> StacchipError:
-    """What a failed request means: pystac-client gives a status only where the server answered."""
-    name = unsigned_href(href)
-    status = getattr(error, "status_code", None)
-    if status == 404:
-        return _NotFoundError(f"{name}: not found (404)")
-    if status is not None:
-        text = " ".join(str(error).split())[:200]
-        kind = TransientReadError if status in RETRY_STATUSES or status >= 500 else ReadError
-        return kind(f"{name}: the server answered {status} {text}")
-    cause = error.__context__
-    if isinstance(cause, ValueError):  # a URL that can't be one, bytes that are no text
-        return ReadError(f"{name}: {cause}")
-    return TransientReadError(f"{name}: no answer ({type(cause or error).__name__}); is the address right?")
-
-
-def _newest_each(page: list[StagedItem]) -> list[StagedItem]:
-    """`page` with each item once, at its first place: its latest `updated`, the later one where equal."""
-    chosen: dict[str, StagedItem] = {}
-    for number, staged in enumerate(page):
-        key = f"{staged.item.get('collection')}/{staged.item['id']}" if staged.error is None else f"#{number}"
-        if key not in chosen or _updated(staged) >= _updated(chosen[key]):
-            chosen[key] = staged
-    return list(chosen.values())
+def _staged(feature: object, page: str) -> StagedItem:
+    """A feature of a page as an item, or as the failure of one."""
+    return checked_item(feature, unsigned_href(page), _own_href(feature, page))
 
 
 def _updated(staged: StagedItem) -> dt.datetime:
@@ -241,7 +310,7 @@ def _own_href(feature: object, page: str) -> str:
         if isinstance(link, dict) and link.get("rel") == "self" and isinstance(link.get("href"), str):
             try:
                 href = urljoin(page, link["href"])
-                return href if origin_of(href) == origin_of(page) else page
-            except (ValueError, InputError):  # no URL at all
+            except ValueError:  # no URL at all
                 return page
+            return href if is_same_host(page, href) else page
     return page

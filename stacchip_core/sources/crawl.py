@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from typing import Protocol
+from urllib.parse import unquote, urldefrag, urljoin
 
 from stacchip_core.errors import HrefRefusedError, InputError, InvalidItemError, ReadError, StacchipError
 from stacchip_core.sources.access import is_remote, unsigned_href
@@ -15,8 +14,7 @@ from stacchip_core.sources.cause import cause_of
 from stacchip_core.sources.gate import host_of
 from stacchip_core.sources.item import StagedItem, checked, is_name, read_json
 from stacchip_core.sources.source import local_path
-
-Document = dict[str, Any]
+from stacchip_core.sources.transport import Document, is_same_host
 
 
 class Place(Protocol):
@@ -96,7 +94,7 @@ class Web:
             url = urldefrag(urljoin(parent, link)).url
         except ValueError as err:
             raise HrefRefusedError(f"{unsigned_href(parent)} links to {link[:200]!r}, which is no URL") from err
-        if origin_of(url) != self.origin:
+        if not is_same_host(self.origin, url):
             raise HrefRefusedError(
                 f"{unsigned_href(parent)} links to {unsigned_href(url)}: another host than {self.origin}; "
                 "give that catalog as a source of its own"
@@ -215,27 +213,6 @@ def unreadable(name: str, error: StacchipError, collection: str | None = None) -
     """The failure of one item, as data: named by where it should have been read."""
     known = {"collection": collection} if collection else {}
     return StagedItem({"id": name, **known}, error=str(error), cause=cause_of(error), found_as=name)
-
-
-def parse_document(text: bytes | str, href: str) -> Document:
-    """The JSON object in `text`, read from `href`; raises ReadError naming it."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as err:
-        raise ReadError(f"{unsigned_href(href)}: not JSON ({err})") from err
-    if not isinstance(document, dict):
-        raise ReadError(f"{unsigned_href(href)}: expected a JSON object, found {type(document).__name__}")
-    return document
-
-
-def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL: what may be followed from it."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    except ValueError as err:
-        raise InputError(f"{unsigned_href(url)}: {err}") from err
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
 
 
 def _links(document: Document, relations: tuple[str, ...]) -> list[dict[str, str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from stacchip_core.errors import InputError
 
@@ -62,3 +64,20 @@ def parse_span(text: str) -> tuple[dt.datetime, dt.datetime]:
             "or two of them with a slash between ('..' for an open end)"
         ) from err
     return start, following - dt.timedelta(microseconds=1)
+
+
+def item_times(item: Mapping[str, Any]) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """First and last moment an item covers; None where it does not say (or says no time)."""
+    found = item.get("properties")
+    properties = found if isinstance(found, dict) else {}
+    texts = (
+        properties.get("start_datetime") or properties.get("datetime"),
+        properties.get("end_datetime") or properties.get("datetime"),
+    )
+    times: list[dt.datetime | None] = []
+    for text in texts:
+        try:
+            times.append(parse_span(text)[0] if isinstance(text, str) else None)
+        except InputError:
+            times.append(None)
+    return times[0], times[1]

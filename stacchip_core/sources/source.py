@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,21 +15,26 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stacchip_core.errors import InputError
 from stacchip_core.sources.access import unsigned_href
-from stacchip_core.sources.interval import parse_interval, parse_span
+from stacchip_core.sources.area import Area, read_area
+from stacchip_core.sources.choice import Choice
+from stacchip_core.sources.interval import item_times, parse_interval
+from stacchip_core.sources.query import Conditions
 from stacchip_core.sources.validation import numbered
 
 BBox = tuple[float, float, float, float]
+_IDS_KEPT = 20  # in the log; of longer lists only what tells them from others
 
 
 class Source(BaseModel):
-    """A STAC API, a static catalog or collection, or a list of item files; and what to take from it."""
+    """A STAC API, a static catalog, stac-geoparquet or a list of item files; and what to take from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
 
     url: str | None = Field(
         None,
         title="Catalog",
-        description="Root of a STAC API, or a static catalog.json or collection.json: URL or local path.",
+        description="Root of a STAC API; a static catalog.json or collection.json; a stac-geoparquet file, or a folder "
+        "of them: URL or local path.",
         min_length=1,
         max_length=2000,
     )
@@ -52,6 +59,35 @@ class Source(BaseModel):
         title="Area",
         description="West, south, east, north in degrees; west > east crosses the antimeridian.",
     )
+    area: str | None = Field(
+        None,
+        title="Area file",
+        description="Instead of degrees: a local vector file with a CRS; only items that meet one of its features.",
+        min_length=1,
+        max_length=2000,
+    )
+    ids: tuple[str, ...] = Field(
+        (),
+        title="Item ids",
+        description="Only these items.",
+    )
+    query: tuple[str, ...] = Field(
+        (),
+        title="Conditions",
+        description="On the items' properties, all to hold: 'eo:cloud_cover < 20', 'platform in landsat-8, landsat-9'.",
+    )
+    filter: str | None = Field(
+        None,
+        title="CQL2 filter",
+        description="For STAC APIs that know it: CQL2 as JSON, or as text.",
+        min_length=1,
+        max_length=10_000,
+    )
+    choose: Choice | None = Field(
+        None,
+        title="Choose",
+        description="Take only the best of the items found; none: take all.",
+    )
     max_items: int | None = Field(
         None,
         title="At most",
@@ -64,6 +100,13 @@ class Source(BaseModel):
         description="Items asked of a STAC API at a time; big pages time out on some servers.",
         ge=1,
         le=1000,
+    )
+    deadline_minutes: float = Field(
+        120,
+        title="Deadline",
+        description="What waiting for the catalog may take in a run, all together; what is missing then is said.",
+        gt=0,
+        le=10_000,
     )
     local_roots: tuple[str, ...] = Field(
         (),
@@ -99,8 +142,26 @@ class Source(BaseModel):
             )
         return bbox
 
+    @field_validator("query")
+    @classmethod
+    def _are_conditions(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        Conditions.parse(texts)
+        return texts
+
+    @field_validator("filter")
+    @classmethod
+    def _is_cql2(cls, text: str | None) -> str | None:
+        if text is not None and text.lstrip().startswith("{"):
+            try:
+                json.loads(text)
+            except ValueError as err:
+                raise InputError(f"filter begins like CQL2 JSON and is no JSON: {err}") from err
+        return text
+
     @model_validator(mode="after")
     def _has_one_origin(self) -> Source:
+        if self.bbox is not None and self.area is not None:
+            raise InputError("a source has either bbox or area, one of the two")
         if (self.url is None) == (not self.items):
             raise InputError("a source has either url (a catalog) or items (a list of item files), one of the two")
         return self
@@ -123,16 +184,61 @@ class Source(BaseModel):
             raise InputError("the item files have no folder in common; name the folders to be read with local_roots")
         return (*given, str(folder))
 
+    @property
+    def conditions(self) -> Conditions:
+        """Those of `query`."""
+        return Conditions.parse(self.query)
+
+    @property
+    def filter_condition(self) -> str | dict[str, Any] | None:
+        """`filter` as it is sent: text, or JSON."""
+        if self.filter is None or not self.filter.lstrip().startswith("{"):
+            return self.filter
+        found: dict[str, Any] = json.loads(self.filter)
+        return found
+
+    @property
+    def shape(self) -> Area | None:
+        """The area of the file, if one is named.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        if self.area is None:
+            return None
+        path = local_path(self.area)
+        if path is None:
+            raise InputError(f"area {unsigned_href(self.area)}: areas are read from local files; fetch it first")
+        return read_area(path)
+
+    @property
+    def box(self) -> BBox | None:
+        """The box that is asked for: `bbox`, or that of the area."""
+        return area.box if (area := self.shape) else self.bbox
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether only some of the items that match are taken, so that what is not taken says nothing."""
+        return self.choose is not None or self.max_items is not None
+
     def matches(self, item: Mapping[str, Any]) -> bool:
-        """Whether `item` is of the collections, time and area asked for; what it does not say, matches."""
+        """Whether `item` is what was asked for; what it does not say of collection, time and place, matches."""
         collection = item.get("collection")
         if self.collections and collection is not None and collection not in self.collections:
+            return False
+        if (self.ids and item.get("id") not in self.ids) or not self.conditions.hold(item.get("properties") or {}):
             return False
         return self._is_in_time(item) and self._is_in_area(item)
 
     def summary(self) -> dict[str, Any]:
         """What was asked for, as JSON for the log: no signatures, and of a list of items only how many."""
-        asked = self.model_dump(mode="json", include={"collections", "datetime", "bbox"}, exclude_defaults=True)
+        names = {"collections", "datetime", "bbox", "ids", "query", "filter", "choose", "max_items"}
+        asked = self.model_dump(mode="json", include=names, exclude_defaults=True)
+        if len(self.ids) > _IDS_KEPT:
+            told = hashlib.sha256("\n".join(self.ids).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            asked["ids"] = {"number": len(self.ids), "sha256": told}
+        if (area := self.shape) is not None:
+            asked["area"] = {"file": Path(str(self.area)).name, "sha256": area.sha256}
         if self.url is None:
             return {"items": len(self.items), **asked}
         path = local_path(self.url)  # of a path only its end: the rest is this machine's own
@@ -142,10 +248,12 @@ class Source(BaseModel):
         if self.datetime is None:
             return True
         start, end = parse_interval(self.datetime)
-        first, last = _item_times(item)
+        first, last = item_times(item)
         return not (last and start and last < start) and not (first and end and first > end)
 
     def _is_in_area(self, item: Mapping[str, Any]) -> bool:
+        if (area := self.shape) is not None:
+            return bool(area.met_by(item))
         box = item.get("bbox")
         if self.bbox is None or not _is_box(box):
             return True
@@ -160,23 +268,6 @@ def local_path(href: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path)).resolve()
     return None if "://" in href else Path(href).resolve()
-
-
-def _item_times(item: Mapping[str, Any]) -> tuple[dt.datetime | None, dt.datetime | None]:
-    """First and last moment an item covers; None where it does not say (or says no time)."""
-    found = item.get("properties")
-    properties = found if isinstance(found, dict) else {}
-    texts = (
-        properties.get("start_datetime") or properties.get("datetime"),
-        properties.get("end_datetime") or properties.get("datetime"),
-    )
-    times: list[dt.datetime | None] = []
-    for text in texts:
-        try:
-            times.append(parse_span(text)[0] if isinstance(text, str) else None)
-        except InputError:
-            times.append(None)
-    return times[0], times[1]
 
 
 def _is_box(box: object) -> TypeGuard[list[float]]:
