@@ -19,7 +19,7 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext
 
 from flows.events import emit
-from flows.results import IndexOutcome, MaintainOutcome, MaterializeOutcome, MergeOutcome, ReindexOutcome, Tally
+from flows.results import IndexOutcome, MaintainOutcome, MaterializeOutcome, MergeOutcome, ReindexOutcome
 from stacchip_core.warehouse.batch import ItemFailure
 
 PROGRESS_EVERY_SECONDS = 2.0  # of Prefect's API; a listener in this process hears of each step
@@ -93,7 +93,8 @@ def publish_index(key: str, outcome: IndexOutcome, pictures: Mapping[str, str]) 
         _failure_rows(outcome.failures),
         f"{outcome.total.failed} items failed; later runs try them again, or one with retry_failed does now",
     )
-    _publish(key, index_headline(outcome.total), index_summary(outcome), pictures)
+    _table(f"{key}-gaps", [{"gap": plain(gap)} for gap in outcome.gaps], "Parts of the source that could not be read")
+    _publish(key, index_headline(outcome), index_summary(outcome), pictures)
 
 
 def publish_reindex(key: str, outcome: ReindexOutcome, pictures: Mapping[str, str]) -> None:
@@ -141,23 +142,29 @@ def publish_materialize(key: str, outcome: MaterializeOutcome, pictures: Mapping
 def index_summary(outcome: IndexOutcome) -> str:
     """Markdown: what an indexing run did."""
     total = outcome.total
-    head = f"**{index_headline(total)}**"
-    if not total.tried and total.waiting:
+    head = f"**{index_headline(outcome)}**"
+    said = [*_lines("Missing, the next run tries again:", outcome.gaps), *_lines("Note:", outcome.notices)]
+    is_idle = not total.tried and not total.deleted and not said
+    if is_idle and total.waiting:
         return f"{head}\n\nNothing to do: {total.waiting} items that failed before are to be tried again later."
-    if not total.tried:
+    if is_idle:
         return f"{head}\n\nNothing to do: the index was up to date, and nothing was written."
     lines = [
         f"- `{tally.name}` version {'-' if tally.version is None else tally.version}: {tally.new} new, "
-        f"{tally.updated} updated, {tally.failed} failed, {tally.chips:,} chips"
+        f"{tally.updated} updated, {tally.deleted} deleted, {tally.failed} failed, {tally.chips:,} chips"
         for tally in outcome.collections
     ]
-    return "\n".join([head, "", *lines, *_failure_lines(outcome.failures)])
+    return "\n".join([head, "", *lines, *said, *_failure_lines(outcome.failures)])
 
 
-def index_headline(total: Tally) -> str:
-    """A run in one line; failures come first, since a run within its failure budget ends as completed."""
-    counts = f"{total.new} new, {total.updated} updated, {total.same} the same, {total.failed} failed"
+def index_headline(outcome: IndexOutcome) -> str:
+    """A run in one line; what went wrong comes first, since a run within its failure budget ends as completed."""
+    total = outcome.total
+    gone = f"{total.deleted} deleted, " if total.deleted else ""
+    counts = f"{total.new} new, {total.updated} updated, {total.same} the same, {gone}{total.failed} failed"
     counts += f", {total.waiting} waiting for another try" if total.waiting else ""
+    if not outcome.is_complete:
+        counts = f"INCOMPLETE, {len(outcome.gaps)} parts of the source could not be read: {counts}"
     if not total.failed:
         return counts
     share = f"All {total.tried}" if total.failed == total.tried else f"{total.failed} of {total.tried}"
@@ -240,6 +247,7 @@ def _tally_rows(outcome: IndexOutcome) -> list[dict[str, Any]]:
             "new": tally.new,
             "updated": tally.updated,
             "same": tally.same,
+            "deleted": tally.deleted,
             "failed": tally.failed,
             "waiting": tally.waiting,
             "chips": tally.chips,
@@ -251,7 +259,9 @@ def _tally_rows(outcome: IndexOutcome) -> list[dict[str, Any]]:
 def _emit_tallies(what: str, outcome: IndexOutcome) -> None:
     """One event for each collection, of what was done in it."""
     for tally in outcome.collections:
-        counts = {name: getattr(tally, name) for name in ("version", "new", "updated", "same", "failed", "chips")}
+        counts = {
+            name: getattr(tally, name) for name in ("version", "new", "updated", "same", "deleted", "failed", "chips")
+        }
         emit(what, tally.name, counts)
 
 
@@ -259,6 +269,12 @@ def _failure_rows(failures: Sequence[ItemFailure]) -> list[dict[str, Any]]:
     ordered = sorted(failures, key=lambda one: one.cause)
     rows = [{"item": plain(f.item), "stage": f.stage, "cause": f.cause, "reason": plain(f.reason)} for f in ordered]
     return [{**row, "next step": NEXT_STEP.get(row["stage"], RETRIED)} for row in rows]
+
+
+def _lines(title: str, texts: Sequence[str]) -> list[str]:
+    shown = [f"- {plain(text)}" for text in texts[:20]]
+    more = [f"- and {len(texts) - 20} more"] if len(texts) > 20 else []
+    return ["", title, "", *shown, *more] if texts else []
 
 
 def _failure_lines(failures: Sequence[ItemFailure]) -> list[str]:

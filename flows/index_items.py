@@ -1,12 +1,12 @@
-"""Flow: find the items of a catalog, index those that are new or changed, commit page by page."""
+"""Flow: follow a source: index what is new or changed, remove what is gone, commit page by page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
-from prefect import flow
+from prefect import flow, task
 from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,8 @@ from flows.results import FRESH_KEPT, IndexOutcome, Tally
 from flows.runner import AnyRunner, Runner, task_runner
 from flows.staging import Comparison, StagedPage
 from flows.tasks import (
+    ON_LOST_RACES_TOO,
+    ON_TRANSIENT_ERRORS,
     commit_parts,
     index_batch,
     open_warehouse,
@@ -29,15 +31,18 @@ from flows.tasks import (
 from stacchip_core import IndexSettings, Storage
 from stacchip_core.chips.spec import NAME_PATTERN
 from stacchip_core.errors import FailureBudgetError, StacchipError
-from stacchip_core.sources.catalog import discover
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
 from stacchip_core.sources.validation import numbered
 from stacchip_core.warehouse.backoff import AT_ONCE, Backoff
 from stacchip_core.warehouse.batch import FAILURES_KEPT, BatchResult, ItemFailure
 from stacchip_core.warehouse.budget import FailureBudget
-from stacchip_core.warehouse.classify import collection_of
+from stacchip_core.warehouse.follow import Follower, Step
+from stacchip_core.warehouse.followed import removed
 from stacchip_core.warehouse.intake import safe_name
+from stacchip_core.warehouse.memory import Following
+
+R = TypeVar("R")
 
 
 class IndexConfig(BaseModel):
@@ -101,6 +106,11 @@ class IndexConfig(BaseModel):
     backoff: Backoff = Field(
         Backoff(), title="Wait after failures", description="How long an item that failed is left alone."
     )
+    follow: Following = Field(
+        Following(),
+        title="Following",
+        description="How often the whole source is read, and when an item counts as deleted.",
+    )
     pictures: bool = Field(
         True, title="Pictures", description="Leave a coverage map and a contact sheet of what was new."
     )
@@ -134,7 +144,7 @@ class IndexConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What all pages of a run share."""
+    """What all steps of a run share."""
 
     config: IndexConfig
     settings: IndexSettings
@@ -143,29 +153,52 @@ class _Run:
     progress: Progress
 
 
+@task(name="remove", task_run_name="remove from {step.name}", **ON_LOST_RACES_TOO)
+def remove_gone(warehouse: WarehouseConfig, step: Step) -> IndexOutcome:
+    """Remove items that the source does not have any more; where another run was first, nothing is left to do."""
+    done = removed(warehouse.open(), step)
+    return IndexOutcome((Tally(step.name, done.version, deleted=done.deleted),) if done else ())
+
+
+@task(name="ask-warehouse", **ON_TRANSIENT_ERRORS)
+def _ask(work: Callable[[], object]) -> object:
+    return work()
+
+
+def patiently(work: Callable[[], R]) -> R:
+    """What asks the warehouse for something, as a task: repeated where the store fails for a while."""
+    return cast(R, _ask(cast(Callable[[], object], quote(work))))
+
+
 @flow(name="index-items", flow_run_name="index {config.title}", persist_result=False)
 def index_items(config: IndexConfig) -> IndexOutcome:
-    """Index what is new or changed in a catalog.
+    """Index what is new or changed in a source, and remove what it has deleted.
 
     Each page of items is committed before the next is looked for, so a run that ends early loses one page at
-    most. Items that fail are reported, and tried again by the next run. Nothing new: nothing is written.
+    most. Items that fail are reported, and tried again by the next run. What could not be found out is said as
+    INCOMPLETE, and looked for again by the next run. Nothing new: nothing is written.
     """
     open_warehouse(config.warehouse)
     progress = Progress(f"index-{config.title}-progress", "Indexing")
     settings, outcome = config.settings(), IndexOutcome()
+    follower = Follower(
+        config.warehouse.open().store, config.source, config.name, settings, config.follow, ask=patiently
+    )
     with alone(config.title, config.overlap), task_runner(config.max_workers, config.runner) as runner:
         run = _Run(config, settings, config.comparison(settings), runner, progress)
         tell("trying items again that failed")
         staged = [stage_failed(config.warehouse, name, config.source, run.how) for name in config.failing()]
         outcome += _index_staged(run, [one for one in staged if one.batches])
         tell("looking for items")
-        for page in discover(config.source):
-            outcome += _index_page(run, page)
+        for step in follower.steps():
+            outcome += _carry_out(run, step)
             run_logger().info("so far %s", outcome.total)
             if is_over_budget(config, outcome.total):
                 break
             tell(f"looking for more items, after {outcome.total.found:,}")
     progress.finish()
+    outcome += IndexOutcome(gaps=tuple(map(str, follower.gaps)), notices=tuple(follower.notices))
+    _warn_of_gaps(outcome)
     _warn_of_failures(outcome)
     pictures = drawn(lambda: index_pictures(config.warehouse.open(), settings, outcome)) if config.pictures else {}
     publish_index(f"index-{config.title}", outcome, pictures)
@@ -173,15 +206,19 @@ def index_items(config: IndexConfig) -> IndexOutcome:
     return outcome
 
 
-def _index_page(run: _Run, page: Sequence[StagedItem]) -> IndexOutcome:
-    """Index and commit the items of one page."""
-    groups = _by_name(run, page)
-    outcome = _homeless(groups.pop("", []))
-    return outcome + _index_staged(run, [_stage(run, name, items) for name, items in groups.items()])
+def _carry_out(run: _Run, step: Step) -> IndexOutcome:
+    """Index and commit the items of a step, or remove those that are gone."""
+    if not step.name:
+        return _homeless(step.items)
+    if step.removed:
+        tell(f"removing {len(step.removed):,} items from {step.name}")
+        return remove_gone(run.config.warehouse, step)
+    tell(f"comparing {len(step.items):,} items with {step.name}")
+    return _index_staged(run, [stage_items(run.config.warehouse, step.name, quote(step.items), run.how)], step.sources)
 
 
-def _index_staged(run: _Run, staged: Sequence[StagedPage]) -> IndexOutcome:
-    """Index and commit what was staged."""
+def _index_staged(run: _Run, staged: Sequence[StagedPage], told: Sequence[Mapping[str, object]] = ()) -> IndexOutcome:
+    """Index and commit what was staged, with what is told of its source."""
     outcome = IndexOutcome()
     arguments = [
         {"warehouse": run.config.warehouse, "name": one.name, "staged_key": batch.key, "settings": run.settings}
@@ -192,17 +229,16 @@ def _index_staged(run: _Run, staged: Sequence[StagedPage]) -> IndexOutcome:
     results = run_all(run.runner, index_batch, arguments, lambda done: run.progress(done, total, "batches of items"))
     for one in staged:
         own, results = results[: len(one.batches)], results[len(one.batches) :]
-        outcome += _commit(run, one, own)
+        outcome += _commit(run, one, own, told)
     return outcome
 
 
-def _stage(run: _Run, name: str, items: Sequence[StagedItem]) -> StagedPage:
-    """Find out which items are new or changed, and stage those."""
-    tell(f"comparing {len(items):,} items with {name}")
-    return stage_items(run.config.warehouse, name, quote(items), run.how)
-
-
-def _commit(run: _Run, staged: StagedPage, results: Sequence[BatchResult | StacchipError]) -> IndexOutcome:
+def _commit(
+    run: _Run,
+    staged: StagedPage,
+    results: Sequence[BatchResult | StacchipError],
+    told: Sequence[Mapping[str, object]],
+) -> IndexOutcome:
     """Commit what the batches made; a batch that failed as a whole is a failure of each of its items."""
     parts = [result for result in results if not isinstance(result, StacchipError)]
     lost = [
@@ -217,7 +253,7 @@ def _commit(run: _Run, staged: StagedPage, results: Sequence[BatchResult | Stacc
         staged.name,
         [part.part for part in parts],
         read_version=staged.version,
-        sources=(run.config.source.summary(),),
+        sources=told,
     )
     tally = Tally(
         name=staged.name,
@@ -236,25 +272,6 @@ def _commit(run: _Run, staged: StagedPage, results: Sequence[BatchResult | Stacc
     return IndexOutcome((tally,), failures[:FAILURES_KEPT], {staged.name: tuple(fresh[:FRESH_KEPT])})
 
 
-def _by_name(run: _Run, items: Sequence[StagedItem]) -> dict[str, list[StagedItem]]:
-    """Items by the collection of the warehouse that they go to; those of which it can't be told, under ""."""
-    groups: dict[str, list[StagedItem]] = {}
-    for staged in items:
-        groups.setdefault(run.config.name or _name_of(run, staged), []).append(staged)
-    return groups
-
-
-def _name_of(run: _Run, staged: StagedItem) -> str:
-    if staged.error is None:
-        try:
-            return safe_name(collection_of(staged.item, run.settings))
-        except StacchipError:  # no id that could name a collection: this item's failure, not the run's
-            return ""
-    asked = run.config.source.collections
-    collection = staged.item.get("collection") or (asked[0] if len(asked) == 1 else "")
-    return safe_name(collection) if collection else ""
-
-
 def _homeless(items: Sequence[StagedItem]) -> IndexOutcome:
     """Items that could not be read, of no collection that is known: failures of this run alone."""
     unnamed = "its collection can't be told; give the run a name"
@@ -267,6 +284,18 @@ def is_over_budget(config: IndexConfig, total: Tally) -> bool:
     """Whether more items failed than the run may have failing; those that had failed before count for nothing."""
     budget = FailureBudget(max_failed=config.max_failed, max_failed_share=config.max_failed_share)
     return budget.is_spent(total.failed - total.failed_again, total.tried - total.failed_again)
+
+
+def _warn_of_gaps(outcome: IndexOutcome) -> None:
+    """Say in the run's log what could not be found out, and what people should know."""
+    for notice in outcome.notices:
+        run_logger().warning("%s", notice)
+    if outcome.gaps:
+        run_logger().warning(
+            "INCOMPLETE: %d parts of the source could not be read, the next run tries again; the first: %s",
+            len(outcome.gaps),
+            outcome.gaps[0],
+        )
 
 
 def _warn_of_failures(outcome: IndexOutcome) -> None:

@@ -18,7 +18,7 @@ class Tally:
     Attributes:
         name: the collection's name in the warehouse.
         version: its version after the run; None where nothing was ever committed.
-        new, updated, same, failed: items.
+        new, updated, same, deleted, failed: items.
         chips: rows written for new and updated items.
         failed_again: of those that failed, how many had failed before.
         waiting: items that failed before and are to be tried again later.
@@ -33,6 +33,7 @@ class Tally:
     chips: int = 0
     failed_again: int = 0
     waiting: int = 0
+    deleted: int = 0
 
     @property
     def tried(self) -> int:
@@ -56,6 +57,7 @@ class Tally:
             chips=self.chips + later.chips,
             failed_again=self.failed_again + later.failed_again,
             waiting=self.waiting + later.waiting,
+            deleted=self.deleted + later.deleted,
         )
 
 
@@ -67,11 +69,20 @@ class IndexOutcome:
         collections: one tally each, by name.
         failures: the first `FAILURES_KEPT`; all of them are counted.
         fresh: ids of the first `FRESH_KEPT` new or updated items of each collection, to show pictures of.
+        gaps: parts of the source that could not be read, with the reason; the next run tries them again.
+        notices: what people should know, as of items that were not deleted because they were too many.
     """
 
     collections: tuple[Tally, ...] = ()
     failures: tuple[ItemFailure, ...] = ()
     fresh: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    gaps: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is known to be missing."""
+        return not self.gaps
 
     @property
     def total(self) -> Tally:
@@ -91,6 +102,8 @@ class IndexOutcome:
             tuple(merged[name] for name in sorted(merged)),
             (self.failures + later.failures)[:FAILURES_KEPT],
             {name: (self.fresh.get(name, ()) + later.fresh.get(name, ()))[:FRESH_KEPT] for name in names},
+            (self.gaps + later.gaps)[:FAILURES_KEPT],
+            (self.notices + later.notices)[:FAILURES_KEPT],
         )
 
 

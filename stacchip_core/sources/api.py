@@ -7,13 +7,14 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, urljoin
 
 from stacchip_core.errors import InputError, ReadError, StacchipError, TransientReadError
 from stacchip_core.sources.access import unsigned_href
 from stacchip_core.sources.interval import format_interval, parse_span
-from stacchip_core.sources.paging import announced
+from stacchip_core.sources.paging import Walk, announced, key_of, read_pages
 from stacchip_core.sources.source import Source
 from stacchip_core.sources.transport import Document, NotFoundError, Query, Transport, is_same_host
 from stacchip_core.sources.windows import Window
@@ -24,6 +25,7 @@ JSON = dict[str, Any]
 Condition = str | JSON  # of CQL2, as text or JSON
 PROBE_RETRIES = 1  # some servers answer 500 to what they don't know: no reason to wait for them as for a busy one
 _FAR = "2999-01-01T00:00:00Z"  # nothing is dated later: a server that gives items of then ignores the question
+_TRIED = 9  # items of one page that are asked for again in three
 _NOWHERE = "no-item-has-this-id"
 
 
@@ -36,7 +38,7 @@ class Api:
         search: URL of its search.
         method: of its searches, POST where the server offers it.
         base: the parts of every search: collections, bbox, ids, query, filter.
-        known: what is known of the server: "datetime", "updated", "query", "filter", "numberMatched".
+        known: what is known of the server: "datetime", "updated", "query", "filter", "numberMatched", "paging".
         page_size: items asked for at a time.
     """
 
@@ -74,6 +76,10 @@ class Api:
     def counts(self) -> bool:
         """Whether `numberMatched` is the number of items of a whole search: some give that of the page."""
         return self.is_reliable("numberMatched", self._try_counts)
+
+    def pages(self) -> bool:
+        """Whether small pages together hold what a large one holds: some servers skip an item at each turn."""
+        return self.is_reliable("paging", self._try_paging)
 
     def updated_by(self) -> str | None:
         """What finds items by their `updated`: "query" or "filter"; None: nothing that could be relied on does."""
@@ -205,6 +211,15 @@ class Api:
         given = max(len(page.get("features") or ()) for page in (few, more))
         known = numbers.pop() or 0
         return None if known < 2 and given < 2 else known >= 2
+
+    def _try_paging(self) -> bool | None:
+        large = self.fetch(self._query({**self.base, "limit": _TRIED}))
+        if not isinstance(large.get("features"), list) or len(large["features"]) < _TRIED:
+            return None  # too few to tell
+        walk, small = Walk(), self._query({**self.base, "limit": _TRIED // 3})
+        for _ in islice(read_pages(small, self.fetch, walk), 3):
+            continue
+        return not walk.repeats and walk.keys == set(map(key_of, large["features"]))
 
     def _try_updated(self) -> str | None:
         found = self._property("updated")

@@ -144,14 +144,18 @@ class OpenSource:
         return staged.error is not None or self.source.matches(staged.item)
 
 
-def open_source(source: Source, known: Mapping[str, Any] | None = None) -> OpenSource:
+def open_source(
+    source: Source, known: Mapping[str, Any] | None = None, transport: Transport | None = None
+) -> OpenSource:
     """Open a source: its landing page is read, and what it can be relied on for is tried, unless `known` says.
+
+    Sources that share a transport share the time that finding items may take.
 
     Raises:
         InputError: it is no catalog, lacks a collection, or can't do what is asked.
         ReadError, TransientReadError: it can't be read at all.
     """
-    opened = OpenSource(source, Transport(seconds=60 * source.deadline_minutes))
+    opened = OpenSource(source, transport or Transport(seconds=60 * source.deadline_minutes))
     if source.url is not None:
         place, name = _place(source.url, source, opened.transport)
         is_table = is_parquet(name) or (isinstance(place, Disk) and Path(name).is_dir())

@@ -72,16 +72,19 @@ def _geometry(wkb: object) -> JSON | None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON of a value."""
+    """JSON of a value; bytes are WKB, as of `proj:geometry`."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items() if one is not None}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    if isinstance(value, dt.datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-        return moment.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, dt.date):
+        return _time(value)
+    is_no_number = isinstance(value, float) and not math.isfinite(value)
+    return None if is_no_number else _geometry(value) if isinstance(value, bytes) else value
+
+
+def _time(value: dt.date) -> str:
+    if not isinstance(value, dt.datetime):
         return value.isoformat()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.hex() if isinstance(value, bytes) else value
+    moment = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+    return moment.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")

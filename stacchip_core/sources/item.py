@@ -31,6 +31,8 @@ MAX_ITEM_CHARACTERS = 4 * 2**20
 MAX_ASSETS = 1000
 MAX_POSITIONS = 100_000
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")  # RFC 3339
+
 # Reserved by RFC 3986, and the percent sign: all else in a URL is percent-encoded before it is asked for.
 _URL_CHARACTERS = "%:/?#[]@!$&'()*+,;=~"
 
@@ -241,10 +243,30 @@ def unsigned(item: Mapping[str, Any]) -> JSON:
 
 
 def fingerprint(item: Mapping[str, Any]) -> str:
-    """32 hex digits that change when the item does: its JSON without links and signatures."""
-    content = {key: value for key, value in unsigned(item).items() if key != "links"}
+    """32 hex digits that change when the item does: its JSON without links and signatures.
+
+    What is written in two ways and means the same is the same: 12 and 12.0, a moment with and without fractions of a
+    second, null and nothing. Servers and Parquet files write one item so and so.
+    """
+    content = {key: _meant(value) for key, value in unsigned(item).items() if key != "links"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _meant(value: Any) -> Any:
+    """JSON in the one form that all ways to write it have in common."""
+    if isinstance(value, Mapping):
+        return {key: _meant(one) for key, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_meant(one) for one in value]
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, str) and _MOMENT.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value.upper()).astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):
+            return value
+    return value
 
 
 def updated(item: Mapping[str, Any]) -> datetime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from stacchip_core.errors import ReadError, TransientReadError
@@ -44,7 +44,9 @@ class Window:
     def halves(self) -> tuple[Window, Window] | None:
         """The first and the second half, which share an instant so that nothing falls between; None: too short."""
         last = self.end or dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
-        first = self.start or min(_EARLIEST, last - dt.timedelta(days=3650))
+        if self.start is None and last <= _EARLIEST:
+            return None
+        first = self.start or _EARLIEST
         if last - first < _SHORTEST:
             return None
         middle = (first + (last - first) / 2).replace(microsecond=0)
@@ -113,6 +115,10 @@ class Searched(Protocol):
         """Whether the number of items that the server announces is that of the whole search."""
         ...
 
+    def pages(self) -> bool:
+        """Whether small pages together hold what a large one holds."""
+        ...
+
 
 @dataclass(slots=True)
 class Coverage:
@@ -124,8 +130,8 @@ class Coverage:
     """
 
     api: Searched
-    splits: int = SPLITS_MAX
-    rescues: int = RESCUES_MAX
+    splits: int = field(default_factory=lambda: SPLITS_MAX)
+    rescues: int = field(default_factory=lambda: RESCUES_MAX)
 
     def cover(self, window: Window) -> Iterator[Finding]:
         """All pages of a window; then `Covered` for each part of it that is whole, and a `Gap` for each that is not.
@@ -141,7 +147,13 @@ class Coverage:
         if not self._is_too_long(first):
             second = Walk()
             yield from self._pages(window, self._smaller(first), second, known)
-            if (keys := self._agreed(first, second)) is not None:
+            keys = self._agreed(first, second)
+            if keys is not None and len(keys) <= 1 and not second.announced:
+                third = Walk()  # two answers of nothing are soon alike: both may be that of a server in trouble
+                yield from self._pages(window, self._smaller(first), third, known)
+                keys = self._agreed(second, third)
+                second.keys |= third.keys
+            if keys is not None:
                 yield Covered(window, keys)
                 return
             first.keys |= second.keys
@@ -172,7 +184,7 @@ class Coverage:
         if walk.announced:
             is_whole = walk.count == len(walk.keys) and (len(walk.lengths) > 1 or self.api.counts())
         else:
-            is_whole = walk.is_regular
+            is_whole = walk.is_regular and self.api.pages()
         return frozenset(walk.keys) if is_whole else None
 
     def _smaller(self, walk: Walk) -> int:

@@ -16,9 +16,9 @@ from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.access import is_remote, locate, unsigned_href
 from stacchip_core.sources.catalog import discover
 from stacchip_core.sources.cause import cause_of
-from stacchip_core.sources.crawl import origin_of
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
+from stacchip_core.sources.transport import origin_of
 from stacchip_core.warehouse.backoff import Backoff
 from stacchip_core.warehouse.items import at_spec, grids_of, states_of
 from stacchip_core.warehouse.manifest import Manifest

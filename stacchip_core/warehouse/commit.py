@@ -25,6 +25,7 @@ from stacchip_core.warehouse.files import iso
 from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, advance, states_of, write_items
 from stacchip_core.warehouse.log import Patience
 from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.memory import is_news
 from stacchip_core.warehouse.settle import Settled, settle
 from stacchip_core.warehouse.work import Work, followed
 
@@ -89,7 +90,7 @@ class Own:
 
 
 def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> Commit:
-    """Commit what is news; nothing new, nothing is written.
+    """Commit what is news: of items, or of what is remembered of their sources; nothing new, nothing is written.
 
     A lost race is looked at, and what remains of the work goes into the next number: an item that the winner
     committed in the same form is dropped, and of two forms of an item the later one stays.
@@ -112,7 +113,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     checkpoint: Checkpoint | None = None
     for attempt in range(_ATTEMPTS):
         before, settled = settled, settle(own.states, states, work.read_version, is_rebuilt=work.is_rebuilt)
-        if not settled.places:
+        if not settled.places and not (manifest.version and is_news(manifest.sources, work.sources)):
             return replace(_failures(own), name=manifest.name, version=manifest.version, sha256=manifest.sha256)
         _refuse_other_types(manifest, own, settled)
         if items is None or settled != before:

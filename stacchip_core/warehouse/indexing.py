@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.item import StagedItem
+from stacchip_core.sources.source import Source
 from stacchip_core.warehouse.again import failed_items, failed_specs
 from stacchip_core.warehouse.backoff import DEFAULT_BACKOFF, Backoff
 from stacchip_core.warehouse.batch import index_batch
@@ -69,17 +70,39 @@ class IndexRun:
                     self._index(pool, manifest.name, page, settings)
         return self.commits.get(manifest.name) or Commit(manifest.name, manifest.version, manifest.sha256)
 
-    def _index(self, pool: ThreadPoolExecutor, name: str, items: Sequence[StagedItem], settings: IndexSettings) -> None:
+    def retry_due(self, manifest: Manifest, source: Source) -> None:
+        """Index the failures of a source that are due: what has not changed since is not found again."""
+        due = failed_items(manifest, self.settings, self.patient.backoff, source)
+        while page := list(islice(due, PAGE_ITEMS)):
+            self.index(manifest.name, page)
+
+    def index(self, name: str, items: Sequence[StagedItem], *told: Mapping[str, object]) -> None:
+        """Index items of one collection, and commit them with what is told of their sources."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            self._index(pool, name, items, self.settings, *told)
+
+    def note(self, done: Commit) -> None:
+        """Count something that was committed otherwise."""
+        self.commits[done.name] = together(self.commits.get(done.name), done)
+
+    def _index(
+        self,
+        pool: ThreadPoolExecutor,
+        name: str,
+        items: Sequence[StagedItem],
+        settings: IndexSettings,
+        *told: Mapping[str, object],
+    ) -> None:
         found = classify(Manifest.load(self.store, name), items, settings, backoff=self.patient.backoff)
         todo = (*found.new, *found.updated)
         batches = [todo[start : start + _BATCH_ITEMS] for start in range(0, len(todo), _BATCH_ITEMS)]
         parts = list(pool.map(lambda own: index_batch(self.store, name, own, settings).part, batches))
-        work = read_work(self.store, parts, read_version=found.version)
+        work = read_work(self.store, parts, read_version=found.version, sources=told)
         done = replace(commit(Manifest.load(self.store, name), work), waiting=found.waiting)
-        self.commits[name] = _together(self.commits.get(name), done)
+        self.note(done)
 
 
-def _together(before: Commit | None, after: Commit) -> Commit:
+def together(before: Commit | None, after: Commit) -> Commit:
     if before is None:
         return after
     counts = ("new", "updated", "deleted", "failed", "chips", "failed_again", "waiting")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,28 @@ from stacchip_core.warehouse.again import failed_items
 from stacchip_core.warehouse.backoff import AT_ONCE, DEFAULT_BACKOFF, Backoff
 from stacchip_core.warehouse.batch import BatchResult
 from stacchip_core.warehouse.budget import FailureBudget
-from stacchip_core.warehouse.care.expire import Expiry, expire
-from stacchip_core.warehouse.care.problems import Report
-from stacchip_core.warehouse.care.repair import Repair, repair
-from stacchip_core.warehouse.care.retention import VersionInfo, asked_for, check_sha256, folder_of, indexes, versions
-from stacchip_core.warehouse.care.vacuum import GRACE, Vacuum, vacuum
-from stacchip_core.warehouse.care.verify import verify
+from stacchip_core.warehouse.care.methods import InCare
+from stacchip_core.warehouse.care.retention import asked_for, check_sha256, folder_of, indexes
 from stacchip_core.warehouse.classify import Classified, Rebuild, classify
 from stacchip_core.warehouse.combined.merge import merge
 from stacchip_core.warehouse.commit import Commit, commit
-from stacchip_core.warehouse.diff import Diff, diff
 from stacchip_core.warehouse.entry import NAME
+from stacchip_core.warehouse.follow import Follower
+from stacchip_core.warehouse.followed import Followed, carry_out
 from stacchip_core.warehouse.format import FORMAT_KEY, check_format, make_format
 from stacchip_core.warehouse.indexing import IndexRun, Patient
 from stacchip_core.warehouse.intake import Grouping, Item, read_items, safe_name
 from stacchip_core.warehouse.log import Log
 from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.memory import Following
 from stacchip_core.warehouse.store import Store, open_store
-from stacchip_core.warehouse.tags import Tag, all_tags, drop_tag, put_tag
 from stacchip_core.warehouse.version import CollectionVersion, CombinedVersion, IndexVersion
 from stacchip_core.warehouse.work import read_work, removal
 
 __all__ = ["FORMAT_KEY", "Warehouse", "safe_name"]
 
 
-class Warehouse:
+class Warehouse(InCare):
     """Indexed collections and combined indexes.
 
     Any number of processes may use one warehouse at a time, on as many machines; the store is all they share.
@@ -109,7 +105,7 @@ class Warehouse:
             settings: as for `Indexer`: chip_size, stride, edge, profile, max_nodata, grid, local_roots, storage.
 
         Returns:
-            What was done: a `Commit` where all items went to one collection, else a list of them, by name.
+            A `Commit` where all items went to one collection, else a list of them, by name.
 
         Raises:
             InputError: a setting is out of bounds; local paths have no folder in common; or, once all others are
@@ -202,7 +198,23 @@ class Warehouse:
         work = read_work(self.store, parts, read_version=read_version, sources=sources)
         return commit(manifest, replace(work, is_rebuilt=is_rebuilt))
 
-    def remove_items(self, name: str, item_ids: Collection[str], *, reason: str) -> Commit:
+    def follow(
+        self, source: Source, *, name: str | None = None, rules: Following | None = None, **settings: Any
+    ) -> Followed:
+        """Index what is new or changed in a source, and remove what it has deleted; name and settings as `index_items`.
+
+        Raises:
+            InputError: the source is no catalog, lacks a collection, or can't do what is asked.
+            ReadError, TransientReadError: it can't be read at all; what is missing else is part of the result.
+        """
+        roots = (*as_roots(settings.get("local_roots") or ()), *source.roots)
+        chosen = _settings({**settings, "local_roots": roots})
+        follower = Follower(self.store, source, name, chosen, rules or Following())
+        return carry_out(IndexRun(self.store, chosen, Patient()), follower, self)
+
+    def remove_items(
+        self, name: str, item_ids: Collection[str], *, reason: str, sources: Iterable[Mapping[str, object]] = ()
+    ) -> Commit:
         """Take items out of a collection, at every chip size that they have, and off its list of failures.
 
         A form of an item that another run commits meanwhile stays.
@@ -211,13 +223,14 @@ class Warehouse:
             name: of the collection.
             item_ids: ids of its items.
             reason: kept in the log, for people.
+            sources: where that was learned, as JSON; kept in the log.
 
         Raises:
             LookupFailedError: the collection knows no such item.
             CommitConflictError, CommitUnknownError: as for `commit`.
         """
         manifest = self._manifest(name)
-        return commit(manifest, removal(manifest, item_ids, reason))
+        return commit(manifest, replace(removal(manifest, item_ids, reason), sources=tuple(sources)))
 
     def collections(self) -> list[str]:
         """Names of the collections that have a version, also of those whose log lacks entries."""
@@ -273,55 +286,6 @@ class Warehouse:
             if collection not in known:
                 raise self._no_such("collection", collection, sorted(known))
         return merge(self.store, _checked_name(name), collections)
-
-    def versions(self, index: str) -> tuple[VersionInfo, ...]:
-        """All versions of an index, oldest first."""
-        return versions(self.store, folder_of(self.store, index))
-
-    def tag(self, tag: str, index: str, version: int | str | None = None) -> Tag:
-        """Name a version of an index, and hold it: it will not expire. The same tag again is harmless.
-
-        Raises:
-            InputError: the name is taken by another version.
-        """
-        one = self.index(index, version)
-        return put_tag(self.store, Tag(tag, folder_of(self.store, index), one.version, one.sha256))
-
-    def untag(self, tag: str) -> bool:
-        """Delete a tag; whether there was one. Its version may expire now; vacuum leaves it for the grace period."""
-        return drop_tag(self.store, tag)
-
-    def tags(self) -> list[Tag]:
-        """All tags, by name."""
-        return all_tags(self.store)
-
-    def diff(self, index: str, old: int | str, new: int | str | None = None) -> Diff:
-        """What differs between two versions of an index; `new` None: the newest."""
-        return diff(self.index(index, old), self.index(index, new))
-
-    def expire(self, index: str, *, keep: int = 30, days: float = 90, dry_run: bool = False) -> Expiry:
-        """Let go of versions that are neither among the newest `keep` nor younger than `days`; see `expire`.
-
-        No file is removed; with `dry_run`, not even an entry is written.
-
-        Raises:
-            InputError: less than a day, in which parts that were committed may be committed again.
-        """
-        if days < 1:
-            raise InputError(f"{index}: versions expire after a day at the earliest; got days={days:g}")
-        return expire(self.store, folder_of(self.store, index), keep=keep, days=days, dry_run=dry_run)
-
-    def vacuum(self, *, dry_run: bool = True, grace: timedelta = GRACE) -> Vacuum:
-        """Find files that no version needs, and remove them unless it is a dry run; see `vacuum`."""
-        return vacuum(self.store, dry_run=dry_run, grace=grace)
-
-    def verify(self, *, deep: bool = False) -> Report:
-        """Prove that all versions can be read as they were written; with `deep`, byte by byte; see `verify`."""
-        return verify(self.store, deep=deep)
-
-    def repair(self, *, dry_run: bool = True) -> Repair:
-        """Tell what would mend the warehouse, and do it unless it is a dry run; see `repair`."""
-        return repair(self.store, dry_run=dry_run)
 
     def _manifest(self, name: str) -> Manifest:
         return Manifest.load(self.store, _checked_name(name))

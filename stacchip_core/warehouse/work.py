@@ -16,9 +16,8 @@ from stacchip_core.warehouse.entry import FileInfo, canonical
 from stacchip_core.warehouse.files import naming
 from stacchip_core.warehouse.items import ITEM_SCHEMA, OF_FAILURES, last_of_each, with_all
 from stacchip_core.warehouse.manifest import Manifest
+from stacchip_core.warehouse.memory import Source, description
 from stacchip_core.warehouse.store import Store
-
-Source = Mapping[str, object]  # where items came from, as the log keeps it
 
 FILES_FOOTER = b"stacchip:files"  # footer entry of a part: the data files that its rows point to
 
@@ -89,13 +88,18 @@ def removal(manifest: Manifest, item_ids: Collection[str], reason: str) -> Work:
 
 
 def followed(before: Sequence[Source], mine: Sequence[Source]) -> tuple[Source, ...]:
-    """A run's sources, and those that others follow; of one source the later watermark stays.
+    """A run's sources, and those that others follow; of one source the later watermark stays, then the later memory.
 
-    A source is all that describes it but its `watermark`; one without a watermark is only told by its own commit.
+    A source is all that describes it but its `watermark` and `memory`; one without them is only told by its own commit.
     """
     found: dict[bytes, Source] = {}
-    for source in (*(one for one in before if one.get("watermark")), *mine):
-        place = canonical({name: value for name, value in source.items() if name != "watermark"})
+    for source in (*(one for one in before if one.get("watermark") or one.get("memory")), *mine):
+        place = canonical(description(source))
         other = found.get(place, source)
-        found[place] = max(other, source, key=lambda one: str(one.get("watermark") or ""))
+        found[place] = max(source, other, key=_reached)
     return tuple(found.values())
+
+
+def _reached(source: Source) -> tuple[str, str]:
+    memory = source.get("memory")
+    return str(source.get("watermark") or ""), str(memory.get("at") or "") if isinstance(memory, Mapping) else ""
