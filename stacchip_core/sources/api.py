@@ -7,14 +7,13 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 from urllib.parse import quote, urljoin
 
 from stacchip_core.errors import InputError, ReadError, StacchipError, TransientReadError
 from stacchip_core.sources.access import unsigned_href
 from stacchip_core.sources.interval import format_interval, parse_span
-from stacchip_core.sources.paging import Walk, announced, key_of, read_pages
+from stacchip_core.sources.paging import Walk, announced, read_pages
 from stacchip_core.sources.source import Source
 from stacchip_core.sources.transport import Document, NotFoundError, Query, Transport, is_same_host
 from stacchip_core.sources.windows import Window
@@ -213,13 +212,19 @@ class Api:
         return None if known < 2 and given < 2 else known >= 2
 
     def _try_paging(self) -> bool | None:
-        large = self.fetch(self._query({**self.base, "limit": _TRIED}))
-        if not isinstance(large.get("features"), list) or len(large["features"]) < _TRIED:
+        large = self._first_keys(_TRIED)
+        if len(large) < 2:
             return None  # too few to tell
-        walk, small = Walk(), self._query({**self.base, "limit": _TRIED // 3})
-        for _ in islice(read_pages(small, self.fetch, walk), 3):
-            continue
-        return not walk.repeats and walk.keys == set(map(key_of, large["features"]))
+        small = self._first_keys(max(1, min(_TRIED, len(large)) // 3))
+        return small <= large if len(small) <= len(large) else large <= small
+
+    def _first_keys(self, limit: int) -> set[str]:
+        """Keys of the first items, a handful of them, in pages of a size."""
+        walk = Walk()
+        for _ in read_pages(self._query({**self.base, "limit": limit}), self.fetch, walk):
+            if len(walk.keys) >= _TRIED:
+                break
+        return walk.keys
 
     def _try_updated(self) -> str | None:
         found = self._property("updated")
