@@ -108,6 +108,7 @@ campaign: $(STAMP) ## Race, kill and fail for hours, on Ceph's S3 server too; fi
 	$(BIN)/python -m tests.campaign.races --lost 2000
 	$(BIN)/python -m tests.campaign.kills --kills 2000 --backend local
 	$(BIN)/python -m tests.campaign.kills --kills 500 --backend fake
+	$(BIN)/python -m tests.campaign.hostile --scripts 1000
 	$(BIN)/python -m tests.campaign.machine --examples 1000 --steps 500
 
 bench: $(STAMP) ## Measure indexing and cutting beside stacchip, on a full-size scene
