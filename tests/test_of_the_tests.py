@@ -62,8 +62,8 @@ def rebase(patch: Patch) -> None:
     settled = settling.settle
     kept: dict[int, Any] = {}
 
-    def once(mine: Any, states: States, read_version: int) -> Any:
-        return kept.setdefault(id(mine), (mine, settled(mine, states, read_version)))[1]
+    def once(mine: Any, states: States, read_version: int, **how: bool) -> Any:
+        return kept.setdefault(id(mine), (mine, settled(mine, states, read_version, **how)))[1]
 
     patch.setattr(committing, "settle", once)
 
