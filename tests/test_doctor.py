@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 from stacchip_core.chips.doctor import ADVICE, CHECKS, Diagnosis, clean, diagnose
 from stacchip_core.cli import app
 from stacchip_core.index.indexer import IndexSettings
+from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cause import CAUSES
 from stacchip_core.sources.source import Source
 from tests.broken import WAYS, Folder, tiny_item
 from tests.file_server import serve
 from tests.scenes import sentinel2_scene, write_catalog
+from tests.stac_server import StacServer, serving
 
 SETTINGS = IndexSettings(chip_size=16)
 
@@ -110,3 +112,31 @@ def test_the_command_shows_a_checklist_or_json_and_ends_with_1_where_it_is_ill(c
     assert (told["is_healthy"], [one["name"] for one in told["checks"]]) == (False, list(CHECKS))
     wrong = CliRunner().invoke(app, ["doctor", str(catalog), "--datetime", "yesterday"])
     assert wrong.exit_code == 1 and "stacchip: " in wrong.stderr and "Traceback" not in wrong.output
+
+
+@pytest.mark.server
+def test_an_api_is_tried_for_what_can_be_relied_on(tmp_path: Path) -> None:
+    folder = Folder.made(tmp_path, 2, {})
+    with serve(folder.path) as files:
+        items = [tiny_item(number, f"{files.url}/whole.tif") for number in (0, 1)]
+        server = StacServer(pages=[items], collections=("tiny",))
+        with serving(server):
+            here = IndexSettings(chip_size=16, storage=Storage(hosts=("127.0.0.1",)))
+            found = diagnose(Source(url=server.url, collections=("tiny",)), here)
+            status = status_of(found)
+            assert found.is_healthy and status["chip"] == "ok", found
+            (able,) = [check for check in found.checks if check.name == "capabilities"]
+            assert (able.status, "changes can be asked for: no" in able.found) == ("warning", True)
+            assert "whole sweeps" in able.todo
+            strange = diagnose(Source(url=server.url, collections=("naip",)), here).checks[0]
+    assert strange.status == "failed" and "it has: tiny" in strange.found
+
+
+def test_a_stac_geoparquet_file_is_a_source_too(tmp_path: Path) -> None:
+    import stac_geoparquet.arrow as written
+
+    folder = Folder.made(tmp_path, 1, {})
+    item = {**tiny_item(0), "stac_extensions": []}
+    written.to_parquet(written.parse_stac_items_to_arrow([item]), str(tmp_path / "items.parquet"))
+    found = diagnose(Source(url=str(tmp_path / "items.parquet"), local_roots=(str(folder.path),)), SETTINGS)
+    assert found.is_healthy, found

@@ -16,7 +16,7 @@ from stacchip_core.errors import StacchipError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.indexer import Indexer, IndexSettings
 from stacchip_core.sources.access import is_remote, unsigned_href
-from stacchip_core.sources.catalog import discover
+from stacchip_core.sources.catalog import discover, open_source
 from stacchip_core.sources.cause import cause_of, cause_of_words
 from stacchip_core.sources.cog import read_header
 from stacchip_core.sources.generic import GENERIC
@@ -38,7 +38,7 @@ ADVICE = {
     "grid": "--grid asset takes the grid from the files; a QA asset that does not fit needs a profile without it",
     "item": "mend the item, or leave it out; other items may be fine",
     "collection": "name the collection with --collection",
-    "refused": "name the folder with --local-root; a host on a private network must be named",
+    "refused": "name the folder with --local-root; a host on a private network, or behind a redirect, with --host",
     "profile": "check the profile: names of assets, bands and the QA rule",
     "too-large": "rewrite the file as a Cloud Optimized GeoTIFF",
     "timeout": "try again later; is there a proxy between?",
@@ -152,6 +152,24 @@ def _catalog(exam: Exam) -> Check:
     return Check("catalog", "ok", f"{where} can be read, and gives items")
 
 
+def _capabilities(exam: Exam) -> Check:
+    """What finding new items can rely on: tried, and never assumed."""
+    opened = open_source(exam.source)
+    if opened.api is None:
+        found = "no API: all its items are compared at each run, so what is new, changed or gone is found"
+        return Check("capabilities", "ok", found)
+    able = {
+        "changes can be asked for": opened.has_updates,
+        "times can be asked for": opened.has_windows,
+        "searches are counted": opened.api.counts(),
+    }
+    found = ", ".join(f"{what}: {'yes' if is_so else 'no'}" for what, is_so in able.items())
+    if not opened.has_updates:
+        todo = "changes of old items are found by whole sweeps alone: schedule them"
+        return Check("capabilities", "warning", found, todo)
+    return Check("capabilities", "ok", found)
+
+
 def _item(exam: Exam) -> Check:
     item = exam.item.item
     properties, name = item["properties"], f"{item.get('collection') or 'no collection'}/{item['id']}"
@@ -160,8 +178,7 @@ def _item(exam: Exam) -> Check:
     if not item.get("collection"):
         return Check("item", "warning", found, "the item names no collection: give the warehouse's with a profile")
     if updated(item) is None:
-        todo = "changes of items are found by comparing them all: schedule whole sweeps"
-        return Check("item", "warning", f"{found}; it has no 'updated'", todo)
+        found = f"{found}, without 'updated': of two forms of it, nothing tells the later"
     return Check("item", "ok", found)
 
 
@@ -255,6 +272,7 @@ def _scene(exam: Exam) -> Scene:
 
 CHECKS: dict[str, Callable[[Exam], Check]] = {
     "catalog": _catalog,
+    "capabilities": _capabilities,
     "item": _item,
     "bands": _bands,
     "access": _access,
