@@ -72,3 +72,36 @@ def test_an_item_is_deleted_when_two_sweeps_did_not_have_it(place: Place) -> Non
     assert counts(done) == (0, 0, 1, 0)
     assert done.is_complete
     assert place.live == {"a"}
+
+
+def test_a_failure_whose_item_is_gone_goes_off_the_list_as_an_item_does(place: Place) -> None:
+    place.put("a")
+    place.put("b", href="ftp://example.com/b.tif")
+    assert counts(place.run())[3] == 1
+    version = place.warehouse.collection("tiny")
+    assert version.failures()["item_id"].to_pylist() == ["b"]
+    del place.items["b"]
+    place.run()
+    assert place.warehouse.collection("tiny").failures().num_rows == 1, "one sweep is not enough"
+    place.run()
+    assert place.warehouse.collection("tiny").failures().num_rows == 0
+    assert place.live == {"a"}
+
+
+def test_a_file_that_could_not_be_read_and_is_gone_goes_off_the_list(place: Place) -> None:
+    place.put("a", "b")
+    place.run()
+    place.put("c")
+    for name, item in place.items.items():
+        write(place.folder / f"{name}.json", item)
+    (place.folder / "c.json").write_text("{half")
+    links = [("item", f"./{name}.json") for name in place.items]
+    url = str(catalog_of(place.folder, links, "collection.json", type="Collection", id="tiny"))
+    place.warehouse.follow(Source(url=url), rules=AT_ONCE, profile=str(place.profile), chip_size=16)
+    assert place.warehouse.collection("tiny").failures()["cause"].to_pylist() == ["bad-json"]
+    del place.items["c"]
+    (place.folder / "c.json").unlink()
+    for _ in range(2):
+        place.run()
+    assert place.warehouse.collection("tiny").failures().num_rows == 0
+    assert place.live == {"a", "b"}

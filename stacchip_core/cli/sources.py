@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _MARKS = {"ok": "✓", "warning": "!", "failed": "✗", "skipped": "–"}
 
-Where = Annotated[str, typer.Argument(help="STAC API, catalog, item file or stac-geoparquet: URL or path.", metavar="SOURCE")]
+Where = Annotated[
+    str, typer.Argument(help="STAC API, catalog, item file or stac-geoparquet: URL or path.", metavar="SOURCE")
+]
 Collections = Annotated[list[str] | None, typer.Option("--collection", help="Only this collection; may be repeated.")]
 When = Annotated[str | None, typer.Option("--datetime", help="A day, month, year, or a range of them.")]
 Profile = Annotated[str | None, typer.Option(help="Sensor profile, by name or YAML file.")]

@@ -16,6 +16,7 @@ from stacchip_core.errors import ReadError
 from stacchip_core.sources.catalog import OpenSource
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.windows import Covered, Gap, Window
+from stacchip_core.warehouse.again import could_hold
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.memory import MARKS_KEPT, Following, Memory, mark_of, moment, text_of
 
@@ -39,7 +40,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class Stock:
-    """The live items of a collection as a sweep begins.
+    """The items of a collection as a sweep begins: the live ones, and those that have failed and never were.
 
     Attributes:
         rows: light item rows with version, each item once.
@@ -50,8 +51,10 @@ class Stock:
 
     @classmethod
     def of(cls, manifest: Manifest) -> Stock:
-        """The live items of a collection's version."""
-        live = manifest.states().live
+        """The items of a collection's version."""
+        states = manifest.states()
+        is_news = pc.invert(pc.is_in(states.failed["key"], states.live["key"]))
+        live = pa.concat_tables([states.live, states.failed.filter(is_news)]).combine_chunks()
         first = live.append_column("place", pa.array(range(len(live)), pa.int64()))
         places = first.group_by("key").aggregate([("place", "min")])["place_min"]
         return cls(manifest, live.take(places.combine_chunks().sort()))
@@ -94,11 +97,13 @@ class Stock:
         if window.end is not None:
             kept.append(pc.less_equal(when, pa.scalar(window.end, when.type)))
         rows = self.rows.filter(reduce(pc.and_, kept)).slice(0, MARKS_KEPT)
-        items = self.manifest.rows_of(rows, ["key", "item_id", "item"])
-        for key, item_id, text in zip(*(items[name].to_pylist() for name in ("key", "item_id", "item")), strict=True):
-            item = json.loads(text)
-            if opened.source.matches(item):
-                yield key, item_id, item
+        has_failed = pc.equal(rows["op"], "failed")
+        for is_failed, own in ((False, rows.filter(pc.invert(has_failed))), (True, rows.filter(has_failed))):
+            items = self.manifest.rows_of(own, ["key", "item_id", "item", "found_as"], has_failed=is_failed)
+            for key, item_id, text, name in zip(*(column.to_pylist() for column in items.columns), strict=True):
+                item = json.loads(text)
+                if opened.source.matches(item) and (not is_failed or could_hold(opened.source, name or "")):
+                    yield key, item_id, item
 
 
 def judge(stock: Stock, memory: Memory, rules: Following, now: dt.datetime) -> Verdict:
