@@ -111,9 +111,15 @@ def test_nothing_measured_has_no_numbers() -> None:
         assert (found.count, found.nodata, found.mean) == (2, 4, 3.5)
 
 
-def test_whole_numbers_and_floats_do_not_mix() -> None:
-    with pytest.raises(ValueError, match="can't be merged"):
-        Statistics.of(np.array([1], np.uint8)).merge(Statistics.of(np.array([1], np.float32)))
+@given(
+    hnp.arrays(np.uint16, st.integers(1, 40)),
+    hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1000, 70000, width=32)),
+)
+def test_whole_numbers_among_floats_are_counted_as_floats(whole: NDArray[Any], floats: NDArray[Any]) -> None:
+    """Items of one collection may differ in number type, so that its shards do."""
+    mixed = Statistics.of(whole).merge(Statistics.of(floats))
+    alike = Statistics.of(whole.astype(np.float32)).merge(Statistics.of(floats))
+    assert mixed.to_json() == alike.to_json()
 
 
 def test_infinities_are_no_measurements() -> None:

@@ -32,6 +32,7 @@ from stacchip_core.chips.lock import (
     readable_json,
     spec_sha256,
 )
+from stacchip_core.chips.measure import measure, summaries
 from stacchip_core.chips.preparing import first_plan
 from stacchip_core.chips.scratch import GroupFile
 from stacchip_core.chips.shards import Shard, arrays_sha256, files_sha256, put, size_of
@@ -113,7 +114,8 @@ def write_shard(warehouse: Warehouse, name: str, number: int) -> ShardInfo:
         index = work.part(plan.shards[number].part)
         shard, failures = gather(work, plan, index, plan.shards[number].split)
         info = _write(work, plan, number, shard, len(failures))
-        record = ShardRecord(info=info, failures=failures, libraries=library_versions())
+        measured = measure(shard, index.table) if shard else {}
+        record = ShardRecord(info=info, failures=failures, libraries=library_versions(), statistics=measured)
     else:
         record = kept
     work.save_shard_record(record)
@@ -271,6 +273,7 @@ def _lock_of(work: Work, plan: DatasetPlan, records: list[ShardRecord]) -> Datas
         chips_key=chips_key,
         chips_sha256=sha256,
         shards=tuple(_locked(record, libraries) for record in records),
+        statistics=summaries(records),
         revision=work.revision,
     )
 

@@ -22,18 +22,20 @@ from stacchip_core.chips.assembly import finish, is_finished, prepare, write_gro
 from stacchip_core.chips.feed import Chip
 from stacchip_core.chips.formats.table import open_shard
 from stacchip_core.chips.lock import DatasetLock, DatasetPlan
+from stacchip_core.chips.measure import clay_form
 from stacchip_core.chips.shards import Pixels, Shard
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.stored import stored_sizes
 from stacchip_core.chips.update import prepare_update
 from stacchip_core.chips.work import in_threads
-from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, StacchipError
+from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, InputError, StacchipError
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from stacchip_core.chips.epoch import Deal
+    from stacchip_core.chips.leakage import LeakageReport
     from stacchip_core.chips.torch import Wish
 
 logger = logging.getLogger(__name__)
@@ -215,6 +217,22 @@ class Dataset:
         from stacchip_core.chips.stac import stac_item
 
         return self._write("item.json", json.dumps(stac_item(self), indent=2).encode())
+
+    def leakage(self) -> LeakageReport:
+        """How well its splits keep apart: distances, overlaps, the same ground at other times.
+
+        Raises:
+            InputError: it has no splits.
+        """
+        from stacchip_core.chips.leakage import leakage
+
+        if "split" not in self.chips.column_names:
+            raise InputError(f"dataset {self.lock.name!r} has no splits; ask for them with split in its spec")
+        return leakage(self.chips)
+
+    def clay_metadata(self) -> dict[str, Any]:
+        """Its statistics in the form of Clay's `metadata.yaml`, an entry for each collection."""
+        return clay_form(self.lock, self.chips)
 
     def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """Key below the dataset's folder -> bytes."""

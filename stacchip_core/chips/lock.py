@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import BaseModel, ConfigDict
 
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.statistics import BandSummary
 from stacchip_core.sources.cog import gdal_version
 
 LOCK_FORMAT = 1
@@ -21,6 +22,9 @@ _LIBRARIES = ("stacchip-core", "numpy", "pyarrow", "pyproj", "rasterio", "shapel
 
 _SHARDS_BYTES = 512 * 2**20
 _COPIES = 3  # of its pixels, while a shard is written: as cut, as stacked, as encoded
+
+
+Measured = dict[str, dict[str, bool | int | float | str]]  # name of a layer -> `Statistics.to_json()`
 
 
 class _Frozen(BaseModel):
@@ -73,11 +77,16 @@ class Failure(_Frozen):
 
 
 class ShardRecord(_Frozen):
-    """Kept beside the shards while a dataset is being made, so that a killed run carries on."""
+    """Kept beside the shards while a dataset is being made, so that a killed run carries on.
+
+    Attributes:
+        statistics: of its layers; none where it is of another split than train.
+    """
 
     info: ShardInfo
     failures: tuple[Failure, ...]
     libraries: dict[str, str]
+    statistics: Measured = {}
 
 
 class PlannedShard(_Frozen):
@@ -190,6 +199,7 @@ class DatasetLock(_Frozen):
         rules: "<collection> <band>" -> what gave scale and offset of its items; empty where radiometry is raw.
         chips_key: the table of chips, below the dataset's folder.
         chips_sha256: of that file.
+        statistics: collection -> band, or layer of one -> statistics of the train split; of all chips without splits.
     """
 
     format: int
@@ -207,6 +217,7 @@ class DatasetLock(_Frozen):
     chips_key: str
     chips_sha256: str
     shards: tuple[ShardInfo, ...]
+    statistics: dict[str, dict[str, BandSummary]] = {}
     revision: int = 1
 
     @property

@@ -95,16 +95,12 @@ class Statistics:
         return _counted(values, nodata) if is_exact else _sketched(values, nodata)
 
     def merge(self, other: Statistics) -> Statistics:
-        """Of the values of both.
-
-        Raises:
-            ValueError: one counts whole numbers and the other floats.
-        """
+        """Of the values of both; where one counts whole numbers and the other floats, as floats."""
         if not self.count or not other.count:
             more, less = (self, other) if self.count else (other, self)
             return _with_nodata(more, more.nodata + less.nodata)
         if self.is_exact != other.is_exact:
-            raise ValueError("statistics of whole numbers and of floats can't be merged")
+            return self._binned().merge(other._binned())
         codes, places = np.unique(np.concatenate([self.codes, other.codes]), return_inverse=True)
         counts = np.zeros(len(codes), dtype=np.int64)
         np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
@@ -171,6 +167,17 @@ class Statistics:
             *(data["is_exact"], data["count"], data["nodata"], int(data["total"]), int(data["squares"])),
             *(data["low"], data["high"], np.cumsum(_unpacked(data["codes"])), _unpacked(data["counts"])),
         )
+
+    def _binned(self) -> Statistics:
+        """The same, counted as floats are: whole numbers of 16 bits are float32 without rounding."""
+        if not self.is_exact:
+            return self
+        bins = _bins(self.codes.astype(np.float32).view(np.uint32))
+        codes, places = np.unique(bins, return_inverse=True)
+        counts = np.zeros(len(codes), dtype=np.int64)
+        np.add.at(counts, places, self.counts)
+        total, squares = self.total << _UNIT, self.squares << 2 * _UNIT
+        return Statistics(False, self.count, self.nodata, total, squares, self.low, self.high, codes, counts)
 
     @property
     def _unit(self) -> int:
@@ -255,8 +262,7 @@ def _sketched(values: Pixels, nodata: int) -> Statistics:
     sums = np.zeros((3, _BINS), dtype=np.int64)
     for start in range(0, bits.size, _AT_A_TIME):
         some = bits[start : start + _AT_A_TIME]
-        order = np.where(some & _SIGN, ~some, some | _SIGN)  # patterns of floats, as whole numbers in the same order
-        bins = (order >> _LOWER_BITS).astype(np.int64)
+        bins = _bins(some)
         lower = (some & _LOWER_MASK).astype(np.float64)
         sums[0] += np.bincount(bins, minlength=_BINS)
         sums[1] += np.bincount(bins, lower, _BINS).astype(np.int64)
@@ -265,6 +271,12 @@ def _sketched(values: Pixels, nodata: int) -> Statistics:
     total, squares = _sums(codes, sums[:, codes])
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     return Statistics(False, int(bits.size), nodata, total, squares, low, high, codes, sums[0][codes])
+
+
+def _bins(bits: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The bin of each float, given by its pattern."""
+    order = np.where(bits & _SIGN, ~bits, bits | _SIGN)  # patterns of floats, as whole numbers in the same order
+    return (order >> _LOWER_BITS).astype(np.int64)
 
 
 def _sums(codes: NDArray[np.int64], sums: NDArray[np.int64]) -> tuple[int, int]:

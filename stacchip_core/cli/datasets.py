@@ -39,6 +39,36 @@ def plan(ctx: typer.Context, spec: Spec, local_root: LocalRoots = None, as_json:
     typer.echo(found)
 
 
+@app.command()
+def validate(ctx: typer.Context, spec: Spec, as_json: AsJson = False) -> None:
+    """Check a spec against its index, and tell how many chips it selects; opens no file of an item."""
+    from stacchip_core.chips.selection import null_fractions, select
+    from stacchip_core.chips.spec import ChipSpec
+
+    wanted = ChipSpec.load(spec)
+    table = select(ctx.obj.open(), wanted).table
+    by = [name for name in ("collection", "split") if name in table.column_names]
+    counts = table.group_by(by).aggregate([([], "count_all")]).sort_by([(name, "ascending") for name in by]).to_pylist()
+    nulls = null_fractions(table, wanted)
+    facts = {"spec": wanted.name, "chips": table.num_rows, "parts": counts, "null_fractions": nulls}
+    rows = [[one["collection"], one.get("split") or "", one["count_all"]] for one in counts]
+    printing.show(facts, rows, ("collection", "split", "chips"), as_json)
+    if not as_json:
+        for column, count in nulls.items():
+            typer.echo(f"{count:,} of them pass with no {column}")
+        typer.echo(f"{wanted.name}: {table.num_rows:,} chips")
+
+
+@dataset_app.command("leakage")
+def tell_leakage(ctx: typer.Context, name: NameAt, as_json: AsJson = False) -> None:
+    """Tell how near the splits of a dataset come to each other; exit code 1 where they show the same ground."""
+    found = _opened(ctx.obj, name).leakage()
+    rows = [[p.first, p.second, f"{p.nearest_km:.1f}", p.overlaps, p.other_dates] for p in found.pairs]
+    printing.show(found.model_dump(), rows, ("split", "beside", "nearest km", "overlaps", "at other times"), as_json)
+    if not found.is_clean:
+        raise typer.Exit(1)
+
+
 @dataset_app.command()
 def update(
     ctx: typer.Context,
