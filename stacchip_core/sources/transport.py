@@ -112,7 +112,7 @@ class Transport:
             except TransientReadError as err:
                 attempt += 1
                 if attempt > (min(most, CONNECT_RETRIES) if isinstance(err, _NoConnectionError) else most):
-                    raise
+                    raise TransientReadError(str(err)) from err  # under the name that people find in the docs
                 self._pause(attempt, err.wait if isinstance(err, _BusyError) else None, query.href)
 
     def _followed(self, query: Query) -> bytes:
