@@ -93,6 +93,7 @@ class Ground(RuleBasedStateMachine):
         self.writers = [Writer("a") for _ in range(WRITERS)]
         self.retired: list[Writer] = []
         self.intents: dict[str, Intent] = {}
+        self.read_version = 0  # that the writer of the entry which is followed had looked at
         self.held: list[HeldVersion] = []
         self.tags: dict[str, tuple[str, int]] = {}
         self.is_sound = True  # the last step held what it promised
@@ -144,7 +145,7 @@ class Ground(RuleBasedStateMachine):
         type(self).steps["deletes"] += entry["counts"]["deleted"]
         type(self).steps["checkpoints"] += entry["checkpoint"] == version
         author = self.disk.authors[f"{folder}/log/{version:020d}.json"]
-        before = self.model[name][-1]
+        before, self.read_version = self.model[name][-1], entry["read_version"]
         after = self.intents[author].after(before, version)
         expected, found = after.outline(), self.reader.folded[folder][version].outline()
         assert expected == found, f"{folder}@{version} by {author}: before {before}, expected {expected}, found {found}"

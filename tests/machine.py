@@ -26,7 +26,7 @@ from tests.ground import (
     Intent,
     Writer,
 )
-from tests.model import after_delete
+from tests.model import State, after_delete
 from tests.quick import opened
 from tests.warehouse_rows import Piece, part_of
 
@@ -127,10 +127,14 @@ class WarehouseMachine(Ground):
 
         def work(store: Store, author: str) -> Commit | None:
             warehouse = opened(store)
-            state, version = self._head(name), len(self.model[name]) - 1
-            self.intents[author] = Intent(
-                name, lambda now, number: after_delete(now, ids, seen=state, seen_version=version, now=number)
-            )
+            version = len(self.model[name]) - 1
+
+            def gone(now: State, number: int) -> State:
+                seen = self.read_version  # a rival may commit before this run reads the log
+                assert version <= seen < number
+                return after_delete(now, ids, seen=self.model[name][seen], seen_version=seen, now=number)
+
+            self.intents[author] = Intent(name, gone)
             try:
                 return warehouse.remove_items(name, ids, reason="told to")
             except LookupFailedError:
