@@ -87,7 +87,7 @@ packages: ## Install from Debian what tests need and is missing; nothing happens
 	  echo "can't be installed:$$missing; what needs them is skipped, uses SQLite, or says so" >&2
 
 test-ops: $(STAMP) ## Kill workers, overlap runs, press buttons under load, on PostgreSQL too: some ten minutes
-	$(BIN)/pytest -q -p no:cacheprovider -m "ops" tests/ops
+	$(BIN)/pytest -q -p no:cacheprovider -m "ops" tests/ops tests/test_operations.py
 
 test-torch: $(STAMP) ## Run the PyTorch tests in .cache/torch, an environment of its own (1 GB more; PyPI's CUDA build: 5 GB)
 	@test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
