@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -83,16 +84,20 @@ def test_ctrl_c_ends_a_run_at_once(config: Path) -> None:
         silent.settimeout(120)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         command = [sys.executable, "-m", "flows", "index", "--config", str(config), "--set", f"source.url={url}"]
-        run = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        told = {**os.environ, "PYTHONFAULTHANDLER": "1"}  # a run that hangs says where
+        run = subprocess.Popen(command, cwd=REPO, env=told, stderr=subprocess.PIPE, text=True, start_new_session=True)
         try:
             connection, _ = silent.accept()  # the run waits for an answer that never comes
             with connection:
                 os.killpg(run.pid, signal.SIGINT)
-                _, shown = run.communicate(timeout=30)
+                with suppress(subprocess.TimeoutExpired):
+                    run.wait(timeout=30)
         finally:
             if run.poll() is None:
+                os.kill(run.pid, signal.SIGABRT)
+            _, shown = run.communicate(timeout=30)
+            with suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)
-                run.communicate()
     assert run.returncode == 130, shown
     assert "interrupted" in shown
     assert "Traceback" not in shown

@@ -11,8 +11,8 @@ import pytest
 from stacchip_core import Warehouse
 from tests.postgres import database
 from tests.prefect_stack import ENDED, Installation, stack
-from tests.scenes import sentinel2_scene
-from tests.test_operations import collection
+from tests.scenes import sentinel2_scene, write_catalog
+from tests.test_operations import SLOW
 
 pytestmark = pytest.mark.ops
 
@@ -23,7 +23,9 @@ def test_ten_runs_that_end_together_leave_one_current_version(tmp_path: Path) ->
     scenes = tmp_path / "scenes"
     item = sentinel2_scene(scenes)
     names = [f"c{number}" for number in range(COLLECTIONS)]
-    found = {name: collection(scenes, name, [item]) for name in names}
+    write_catalog(scenes, [{**item, "collection": name} for name in names])
+    of = {name: {"url": str(scenes / name / "collection.json")} for name in names}
+    found = {name: {**SLOW, "name": name, "source": of[name], "profile": "sentinel-2-l2a"} for name in names}
     installed = Installation(tmp_path / "deployments", str(tmp_path / "w"), found, {"all": {"name": "all"}})
     with database() as url, stack(tmp_path / "prefect", installed, database=url) as prefect:
         runs = [prefect.press(f"index-items/{name}") for name in names]
