@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cog import Raster, RasterRef, open_raster
+from stacchip_core.sources.identity import FileIdentity
 from stacchip_core.sources.scene import Scene, SceneAsset
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ def ref_of(scene: Scene, asset: SceneAsset, storage: Storage, local_roots: tuple
         nodata=asset.nodata,
         layers=len(asset.layers),
         host=scene.host,
+        indexed=FileIdentity(asset.size, asset.etag),
     )
 
 

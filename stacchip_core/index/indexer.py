@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stacchip_core.errors import InputError, InvalidItemError, UnsupportedGridError
 from stacchip_core.index.cells import grid_cells
 from stacchip_core.index.chip_index import ChipIndex
+from stacchip_core.index.files import ItemFiles
 from stacchip_core.index.footprint import centres, footprints
 from stacchip_core.index.grid import ChipGrid, Edge, GridSpec
 from stacchip_core.index.quality import (
@@ -31,8 +32,9 @@ from stacchip_core.index.quality import (
 )
 from stacchip_core.index.schema import SCHEMA_VERSION, bbox_column, chip_schema
 from stacchip_core.sources.access import Storage, as_roots
-from stacchip_core.sources.cog import Header, Raster, RasterRef, open_raster, read_header
+from stacchip_core.sources.cog import Header, Raster
 from stacchip_core.sources.generic import profile_of
+from stacchip_core.sources.identity import declared_sizes
 from stacchip_core.sources.item import ItemSource, StacObject, read_item
 from stacchip_core.sources.profiles import CollectionProfile, load_profile
 from stacchip_core.sources.raster import Ratio, Window
@@ -173,6 +175,8 @@ class Indexer:
         self.profile = settings.profile_of(source.item)
         self.scene = Scene.from_item(source, self.profile, grid=settings.grid)
         self._roots = tuple(dict.fromkeys((*source.local_roots, *settings.local_roots)))
+        sizes = {} if self.profile.alternate else declared_sizes(source.item)
+        self._files = ItemFiles(self.scene, sizes, settings.storage, self._roots)
 
     @property
     def recipe(self) -> str:
@@ -191,6 +195,7 @@ class Indexer:
             raise UnsupportedGridError(f"item {scene.item_id}: no grid")
         chips = ChipGrid(scene.grid, self.settings.spec)
         table = chip_table(scene, chips, self._fractions(scene, chips), self.profile)
+        scene = scene.with_files(self._files.identities())
         if self.settings.max_nodata is not None:
             kept = np.nan_to_num(table["nodata_fraction"].to_numpy()) <= self.settings.max_nodata
             table = table.filter(pa.array(kept))
@@ -201,7 +206,8 @@ class Indexer:
         if self.scene.grid is not None:
             return self.scene
         asset = self.scene.asset(self.scene.reference)
-        header = read_header(self._ref(asset))
+        with self._files.open(asset) as raster:
+            header = raster.header
         if header.grid is None:
             raise UnsupportedGridError(
                 f"item {self.scene.item_id}: asset {asset.key!r} has no CRS and transform of its own (ground control "
@@ -220,10 +226,10 @@ class Indexer:
             return unknown_fractions(chips)
         reference = scene.asset(scene.reference)
         if rule.kind == "nodata" or scene.qa_asset is None:
-            with open_raster(self._ref(reference)) as raster:
+            with self._files.open(reference) as raster:
                 ratio = self._ratio(scene, reference, raster.header)
                 return fractions(chips, ratio, _strips(raster, _valid_lanes), known_classes(rule))
-        with open_raster(self._ref(scene.qa_asset)) as raster:
+        with self._files.open(scene.qa_asset) as raster:
             ratio = self._ratio(scene, scene.qa_asset, raster.header)
             if np.dtype(raster.header.dtype).kind not in "ui":
                 raise UnsupportedGridError(
@@ -232,7 +238,7 @@ class Indexer:
             strips = _strips(raster, lambda r, w: lanes_of_qa(r.read(w, [1])[0], rule))
             if not rule.reference_nodata:
                 return fractions(chips, ratio, strips, known_classes(rule))
-            with open_raster(self._ref(reference)) as pixels:
+            with self._files.open(reference) as pixels:
                 self._same_grid(scene, scene.qa_asset, ratio, self._ratio(scene, reference, pixels.header))
                 masked = _masked(strips, pixels)
                 return fractions(chips, ratio, masked, known_classes(rule))
@@ -253,14 +259,6 @@ class Indexer:
                 f"item {scene.item_id}: QA asset {asset.key!r} and reference asset differ in pixel size, so the "
                 "profile's reference_nodata can't be used"
             )
-
-    def _ref(self, asset: SceneAsset) -> RasterRef:
-        return RasterRef(
-            *(asset.href, self.scene.item_id, asset.key, asset.media_type, self.settings.storage, self._roots),
-            nodata=asset.nodata,
-            layers=len(asset.layers),
-            host=self.scene.host,
-        )
 
 
 def chip_table(scene: Scene, chips: ChipGrid, shares: Fractions, profile: CollectionProfile) -> pa.Table:

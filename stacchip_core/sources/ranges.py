@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from stacchip_core.errors import ReadError, StacchipError
+from stacchip_core.sources.identity import FileIdentity
 from stacchip_core.sources.remote import RemoteFile, Traffic
 
 # The first request of every file: GDAL's own default for COGs (GDAL_INGESTED_BYTES_AT_OPEN in cogeo.org's guide).
@@ -80,6 +81,11 @@ class RangeReader(io.RawIOBase):
     def traffic(self) -> Traffic:
         """Requests and bytes so far."""
         return self._remote.traffic
+
+    @property
+    def identity(self) -> FileIdentity:
+        """What tells this state of the file from another, as far as it is known by now."""
+        return self._remote.identity
 
     def readable(self) -> bool:
         """True."""

@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 from stacchip_core.errors import ReadError, TransientReadError
 from stacchip_core.sources.connections import Answer, Deadline, Patience, Request, ask
 from stacchip_core.sources.gate import Gate
+from stacchip_core.sources.identity import FileIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class RemoteFile:
         self._lock = threading.Lock()
         self._version: tuple[int, str | None] | None = None
         self._traffic = Traffic()
+        self._is_sent_on = False
 
     @property
     def length(self) -> int | None:
@@ -90,6 +92,13 @@ class RemoteFile:
         """Its version, as the server names it, without quotes; None before the first answer, or without a name."""
         etag = self._version[1] if self._version else None
         return etag.removeprefix("W/").strip('"') if etag else None
+
+    @property
+    def identity(self) -> FileIdentity:
+        """What tells this state of the file from another, as far as it is known by now."""
+        length, etag = self._version or (None, None)
+        is_strong = etag is not None and not etag.startswith("W/") and not self._is_sent_on
+        return FileIdentity(length, etag if is_strong else None)
 
     @property
     def traffic(self) -> Traffic:
@@ -123,6 +132,7 @@ class RemoteFile:
             answer = ask(Request(signed.url, origin, headers, stop - start + 1), self._gate, deadline)
             self._count(answer)
             if answer.status not in _REDIRECTS:
+                self._is_sent_on |= origin != self._origin
                 return answer, signed
             url = urljoin(url, answer.headers.get("location", ""))
             origin = self._gate.check_redirect(origin, url)

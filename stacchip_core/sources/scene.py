@@ -14,6 +14,7 @@ from stacchip_core.errors import BandNotFoundError, HrefRefusedError, InvalidIte
 from stacchip_core.sources.access import resolve_href, unsigned_href
 from stacchip_core.sources.calibration import calibration_of
 from stacchip_core.sources.generic import GENERIC, is_raster, profile_of
+from stacchip_core.sources.identity import UNKNOWN, FileIdentity
 from stacchip_core.sources.item import JSON, ItemSource, assets_of, is_name, parse_time
 from stacchip_core.sources.profiles import Band, CollectionProfile
 from stacchip_core.sources.projection import declared_grid
@@ -34,6 +35,7 @@ class SceneAsset:
         scale, offset: physical value = stored value x scale + offset.
         rule: what gave these two, see `sources.calibration`; empty in scenes of releases that did not look.
         grid: as the item declares it for this asset, or None.
+        size, etag: of the file when the item was indexed, as far as that was told; see `FileIdentity`.
     """
 
     band: str
@@ -47,6 +49,8 @@ class SceneAsset:
     offset: float = 0.0
     rule: str = ""
     grid: Grid | None = None
+    size: int | None = None
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,17 @@ class Scene:
             qa_asset=replace(self.qa_asset, grid=None) if self.qa_asset else None,
         )
 
+    def with_files(self, found: Mapping[str, FileIdentity]) -> Scene:
+        """The same scene with what is known of its files, by asset key."""
+
+        def known(asset: SceneAsset) -> SceneAsset:
+            identity = found.get(asset.key, UNKNOWN)
+            return replace(asset, size=identity.size, etag=identity.etag)
+
+        return replace(
+            self, assets=tuple(map(known, self.assets)), qa_asset=known(self.qa_asset) if self.qa_asset else None
+        )
+
     def ratio_of(self, asset: SceneAsset, found: Grid | None) -> Ratio | None:
         """How an asset's pixels divide the reference grid's; None where the two don't line up by a whole ratio.
 
@@ -132,7 +147,7 @@ class Scene:
 
     def to_json(self) -> str:
         """JSON text from which `from_json` makes an equal scene."""
-        data = asdict(self)
+        data = asdict(self, dict_factory=_without_unknown)
         for name in ("datetime", "start_datetime", "end_datetime"):
             data[name] = data[name].isoformat() if data[name] else None
         return json.dumps(data, separators=(",", ":"))
@@ -323,6 +338,11 @@ def _typed(value: Any, kind: str) -> str | float | bool | None:
             return None
     text = value if isinstance(value, str) else json.dumps(value)
     return text.encode("utf-8", "replace").decode()  # a lone surrogate has no place in a table
+
+
+def _without_unknown(fields: list[tuple[str, Any]]) -> JSON:
+    """Fields by name; what is not known of a file is left out, so that scenes of earlier releases stay as they are."""
+    return {name: value for name, value in fields if value is not None or name not in ("size", "etag")}
 
 
 def _asset_from_dict(data: JSON) -> SceneAsset:

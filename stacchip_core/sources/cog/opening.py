@@ -19,6 +19,7 @@ from stacchip_core.sources.access import is_remote, locate
 from stacchip_core.sources.cog.failures import errors_of
 from stacchip_core.sources.cog.reading import Opened, Raster, numpy_dtype
 from stacchip_core.sources.cog.reference import Header, RasterRef
+from stacchip_core.sources.identity import UNKNOWN, FileIdentity
 from stacchip_core.sources.ranges import RangeReader
 from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE
 from stacchip_core.sources.remote import RemoteFile
@@ -46,8 +47,8 @@ def open_raster(ref: RasterRef) -> Raster:
 
     Raises:
         HrefRefusedError: the href may not be read.
-        ReadError: missing, truncated, not a raster, or made of blocks too large to decode; TransientReadError where the
-            network was at fault.
+        ReadError: missing, truncated, not a raster, otherwise than when its item was indexed, or made of blocks too
+            large to decode; TransientReadError where the network was at fault.
     """
     try:
         href = locate(ref.href, ref.local_roots)
@@ -56,10 +57,13 @@ def open_raster(ref: RasterRef) -> Raster:
     except (InputError, ReadError) as err:
         raise type(err)(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
     with rasterio.Env(**ref.gdal_options()), errors_of(ref, reader):
-        _check_format(_first_bytes(href, reader), is_jp2=_is_jp2(ref))
+        begin = _first_bytes(href, reader)
+        identity = _identity(href, reader)
+        ref.indexed.check(identity)
+        _check_format(begin, is_jp2=_is_jp2(ref))
         context = copy_context()
         dataset = context.run(_open, path, "JP2OpenJPEG" if _is_jp2(ref) else "GTiff", reader)
-        raster = Raster(ref, Opened(dataset, context, reader))
+        raster = Raster(ref, Opened(dataset, context, reader, identity))
         try:
             _check_size(raster.header, dataset.interleaving)
         except ReadError:
@@ -138,6 +142,13 @@ def _first_bytes(href: str, reader: RangeReader | None) -> bytes | None:
         raise ReadError("not a file", rule="file-format")
     with Path(href).open("rb") as file:
         return file.read(16)
+
+
+def _identity(href: str, reader: RangeReader | None) -> FileIdentity:
+    """What tells this state of a file from another; nothing where GDAL asks for it."""
+    if reader is not None:
+        return reader.identity
+    return UNKNOWN if is_remote(href) else FileIdentity(Path(href).stat().st_size)
 
 
 def _check_format(begin: bytes | None, *, is_jp2: bool) -> None:

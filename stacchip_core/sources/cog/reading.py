@@ -20,6 +20,7 @@ from stacchip_core.errors import InputError
 from stacchip_core.sources.cog.blocks import block_ranges
 from stacchip_core.sources.cog.failures import errors_of
 from stacchip_core.sources.cog.reference import Header, RasterRef
+from stacchip_core.sources.identity import FileIdentity
 from stacchip_core.sources.ranges import Range, RangeReader, coalesced
 from stacchip_core.sources.raster import Grid, Window, canonical_crs, is_on_earth
 from stacchip_core.sources.remote import Traffic
@@ -35,7 +36,7 @@ _WARP_TOLERANCE_PX = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What `open_raster` found: rasterio's dataset, the context that it lives in, and who reads its bytes.
+    """What `open_raster` found: rasterio's dataset, the context that it lives in, who reads its bytes, and which file.
 
     rasterio keeps file objects in context variables, and finds them again only where they were opened: each call for
     the dataset is run in `context`. `reader` is None where GDAL itself reads the file.
@@ -44,6 +45,7 @@ class Opened:
     dataset: Any
     context: Context
     reader: RangeReader | None
+    identity: FileIdentity
 
 
 class Raster:
@@ -59,6 +61,7 @@ class Raster:
         self._options = ref.gdal_options()
         self._fetched: set[Range] = set()
         self.header = _header(opened.dataset)
+        self.identity = opened.identity
 
     def __enter__(self) -> Raster:
         """Itself."""

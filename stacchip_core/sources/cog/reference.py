@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stacchip_core.sources.access import DEFAULT_STORAGE, Storage, unsigned_href
 from stacchip_core.sources.gate import Gate
+from stacchip_core.sources.identity import UNKNOWN, FileIdentity
 from stacchip_core.sources.raster import Grid
 
 # No listing, no sidecars, bounded waits. Sources: GDAL's "Configuration options", cogeo.org's developers guide.
@@ -36,7 +37,8 @@ class RasterRef:
     `nodata` is the value that its profile gives for "no measurement"; None: the header's. `layers` is how many layers
     its profile names: an alpha layer among these is a measurement (near infrared in a file written as RGBA). `host` is
     the `host:port` that its item was read from, if any: it may be read too, whatever its address.
-    `by_blocks` says that it will be read from top to bottom, in strips of whole blocks.
+    `by_blocks` says that it will be read from top to bottom, in strips of whole blocks. `indexed` is what was known of
+    the file when its item was indexed: one that is otherwise now is not opened.
     """
 
     href: str
@@ -49,6 +51,7 @@ class RasterRef:
     layers: int = 0
     host: str = ""
     by_blocks: bool = False
+    indexed: FileIdentity = UNKNOWN
 
     def __str__(self) -> str:
         """How messages name it; never with a signature."""
