@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stacchip_core.chips.blocks import Blocks
 from stacchip_core.errors import BandNotFoundError, InvalidItemError, UnsupportedGridError
 from stacchip_core.sources.cog import Raster
-from stacchip_core.sources.raster import Grid, Ratio, Window, same_crs
+from stacchip_core.sources.raster import MAX_SIDE, Grid, Ratio, Window, same_crs
 from stacchip_core.sources.scene import Scene, SceneAsset
 
 # Side of the squares in which a resampled raster is read, pixels of the grid; those of GDAL's own warper are narrower.
@@ -32,10 +32,11 @@ class Way:
 
     Attributes:
         grid: the scene's, or one of other pixels over the same ground.
-        scale: pixels of `grid` along one of the scene's.
         ratio: how the raster's pixels divide the grid's; None: they don't line up.
         method: how it is resampled; "nearest" of an aligned raster picks or repeats pixels exactly.
         native: leave the raster its own pixels.
+        scale: pixels of `grid` along one of the scene's.
+        ends: (width, height) of the raster; pixels of `grid` may reach past it, as those of 60 m do over 29 of 10 m.
     """
 
     grid: Grid
@@ -43,6 +44,7 @@ class Way:
     method: str
     native: bool = False
     scale: Fraction = Fraction(1)
+    ends: tuple[int, int] = (MAX_SIDE, MAX_SIDE)
 
     def on_grid(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Windows of the scene's grid, (n, 4): col, row, width, height, as windows of `grid`."""
@@ -61,9 +63,9 @@ class Way:
             return inside
         up, down = self.exact.up, self.exact.down
         col, row = inside.col * up // down, inside.row * up // down
-        width = -(-(inside.col + inside.width) * up // down) - col
-        height = -(-(inside.row + inside.height) * up // down) - row
-        return Window(col, row, width, height)
+        right = min(-(-(inside.col + inside.width) * up // down), self.ends[0])
+        bottom = min(-(-(inside.row + inside.height) * up // down), self.ends[1])
+        return Window(col, row, right - col, bottom - row)
 
     def sources(self, insides: NDArray[np.int64]) -> NDArray[np.int64]:
         """`source` of many windows, (n, 4): col, row, width, height."""
@@ -71,7 +73,7 @@ class Way:
             return insides
         up, down = self.exact.up, self.exact.down
         starts = insides[:, :2] * up // down
-        stops = -(-(insides[:, :2] + insides[:, 2:]) * up // down)
+        stops = np.minimum(-(-(insides[:, :2] + insides[:, 2:]) * up // down), self.ends)
         return np.concatenate([starts, stops - starts], axis=1)
 
     def take(self, pixels: NDArray[Any], inside: Window) -> NDArray[Any]:
@@ -79,7 +81,7 @@ class Way:
         if self.exact is None or self.native or self.exact == Ratio(1, 1):
             return pixels
         up, down = self.exact.up, self.exact.down
-        if up > 1:  # the pixel under the middle of each reference pixel, as GDAL's nearest
+        if up > 1:  # the pixel under the middle of each reference pixel, as GDAL's nearest; none where it ends before
             return pixels[:, up // 2 :: up, up // 2 :: up]
         rows = np.arange(inside.row, inside.row + inside.height) // down - inside.row // down
         cols = np.arange(inside.col, inside.col + inside.width) // down - inside.col // down
@@ -142,21 +144,28 @@ def way_of(
     """
     if scene.grid is None:
         raise InvalidItemError(f"item {scene.item_id}: its scene in the index has no grid; index it again")
-    ratio = scene.ratio_of(asset, raster.header.grid)
-    if gsd is not None and (scale := scale_to(scene.grid, gsd)) != 1:
-        grid, found = scaled(scene.grid, scale), raster.header.grid
-        ratio = None if found is None or ratio is None else grid.ratio_of(found)
-        if ratio is not None or wish is not None:
-            return Way(grid, ratio, "nearest" if ratio == Ratio(1, 1) else wish or "nearest", scale=scale)
+    grid, found, scale = scene.grid, raster.header.grid, Fraction(1)
+    ratio = scene.ratio_of(asset, found)
+    if gsd is not None and (scale := scale_to(grid, gsd)) != 1:
+        grid = scaled(grid, scale)
+        ratio = _ratio_over(grid, found) if found is not None and ratio is not None else None
+    ends = (raster.header.width, raster.header.height)
     if ratio == Ratio(1, 1) or (ratio is not None and native):
-        return Way(scene.grid, ratio, "nearest", native)
+        return Way(grid, ratio, "nearest", native, scale, ends)
     if ratio is None and (wish is None or native):
         raise UnsupportedGridError(
-            f"item {scene.item_id}: band {asset.band!r} is {raster.header.grid}, not aligned with the grid "
-            f"{scene.grid} by a whole ratio; ask for resampling={{{asset.band!r}: 'bilinear'}} (without native) to "
-            "have it resampled"
+            f"item {scene.item_id}: band {asset.band!r} is {found}, not aligned with the grid {grid} by a whole ratio; "
+            f"ask for resampling={{{asset.band!r}: 'bilinear'}} (without native) to have it resampled"
         )
-    return Way(scene.grid, ratio, wish or "nearest")
+    return Way(grid, ratio, wish or "nearest", scale=scale, ends=ends)
+
+
+def _ratio_over(grid: Grid, found: Grid) -> Ratio | None:
+    """How a raster's pixels divide those of a grid, the last of which may reach past it."""
+    up = max(1, round(grid.pixel_size[0] / found.pixel_size[0]))
+    whole = replace(found, height=grid.height * up, width=grid.width * up)
+    reaches = [end - own for end, own in zip(whole.shape, found.shape, strict=True)]
+    return grid.ratio_of(whole if all(0 <= reach < up for reach in reaches) else found)
 
 
 def scale_to(grid: Grid, gsd: float) -> Fraction:
