@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from flows.demo.aerial import photograph
 from flows.demo.catalog import Asset, Draft, is_written, publish, shape_and_transform, write_scene
 from flows.demo.places import CALIFORNIA, IOWA, Pass
 from flows.demo.scenes import add_scene, build_demo
+from flows.demo.steps import BANDS, CHIPS, COMBINED
+from stacchip_core import ChipSpec, Storage, Warehouse, materialize, plan
+from stacchip_core.chips.choices import BandChoice
+from tests.file_server import serve
 from tests.items import utm_grid
 
 SHAPE = (120, 144)
@@ -159,10 +164,53 @@ def read(path: Path) -> dict[str, Any]:
     return parsed
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Folder of the demo's scenes, and those that were told to be done; takes 20 s."""
+    folder, done = tmp_path_factory.mktemp("demo"), list[str]()
+    build_demo(folder, done.append)
+    return folder, done
+
+
 @pytest.mark.slow
-def test_demo_has_two_dates_of_two_places_for_four_sensors(tmp_path: Path) -> None:
-    done: list[str] = []
-    path = build_demo(tmp_path, done.append)
+def test_a_plan_over_three_sensors_of_the_demo_is_what_a_server_sees(
+    drawn: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """Requests and bytes within 5 % of what a server counts while the chips are cut."""
+    here = Storage(hosts=("127.0.0.1",))
+    wanted = ChipSpec(
+        name="counted",
+        index=COMBINED,
+        bands=tuple(BandChoice(collection=name, bands=bands) for name, bands in BANDS.items()),
+        max_cloud=0.2,
+        max_nodata=0.05,
+        limit=CHIPS,
+        seed=7,
+    )
+    assert len(wanted.chosen_collections) == 3
+    with serve(drawn[0]) as server:
+        warehouse = Warehouse(tmp_path, create=True, storage=here)
+        items = [f"{server.url}/{path.relative_to(drawn[0])}" for path in drawn[0].glob("*/*/*.json")]
+        for commit in warehouse.index_items(items, storage=here):
+            assert not commit.failed
+        warehouse.merge(COMBINED, collections=warehouse.collections())
+        planned = plan(warehouse, wanted)
+        server.answers()
+        dataset = materialize(warehouse, wanted)
+        seen = server.answers()
+    assert {row["collection"] for row in dataset.chips.select(["collection"]).to_pylist()} == set(BANDS)
+    assert planned.is_exact
+    assert dataset.lock.failures == 0
+    assert planned.chips == len(dataset)
+    assert len(seen) > 20
+    assert planned.requests == pytest.approx(len(seen), rel=0.05)
+    assert planned.bytes_in == pytest.approx(sum(answer.size for answer in seen), rel=0.05)
+
+
+@pytest.mark.slow
+def test_demo_has_two_dates_of_two_places_for_four_sensors(drawn: tuple[Path, list[str]], tmp_path: Path) -> None:
+    shutil.copytree(drawn[0], tmp_path, dirs_exist_ok=True)
+    done, path = drawn[1], tmp_path / "catalog.json"
     check_catalog(tmp_path)
     catalog = pystac.Catalog.from_file(str(path))
     counts = {child.id: len(list(child.get_items())) for child in catalog.get_children()}
