@@ -191,7 +191,9 @@ def test_a_plan_over_three_sensors_of_the_demo_is_what_a_server_sees(
     with serve(drawn[0]) as server:
         warehouse = Warehouse(tmp_path, create=True, storage=here)
         items = [f"{server.url}/{path.relative_to(drawn[0])}" for path in drawn[0].glob("*/*/*.json")]
-        for commit in warehouse.index_items(items, storage=here):
+        commits = warehouse.index_items(items, storage=here)
+        assert isinstance(commits, list)
+        for commit in commits:
             assert not commit.failed
         warehouse.merge(COMBINED, collections=warehouse.collections())
         planned = plan(warehouse, wanted)
