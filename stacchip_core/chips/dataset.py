@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -140,7 +139,8 @@ class Dataset:
             raise CorruptWarehouseError(
                 f"dataset {self.path}: {self.lock.chips_key} is not the one that the lock names"
             )
-        everything = pq.read_table(io.BytesIO(content)).replace_schema_metadata(None)
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            everything = file.read().replace_schema_metadata(None)
         is_there = pc.equal(everything["status"], "ok")
         self.chips: pa.Table = everything.filter(is_there)
         self.failures: pa.Table = everything.filter(pc.invert(is_there))

@@ -84,7 +84,8 @@ class ChipIndex:
         """
         name = Path(path).name if isinstance(path, str | Path) else "chip index"
         try:
-            table = pq.read_table(str(path) if isinstance(path, Path) else path)
+            with pq.ParquetFile(str(path) if isinstance(path, Path) else path) as file:
+                table = file.read()
         except (OSError, pa.ArrowException) as err:
             is_gone = isinstance(err, FileNotFoundError)
             raise ReadError(f"{name}: {'no such file' if is_gone else str(err).replace(str(path), name)}") from err

@@ -50,7 +50,8 @@ def read_work(
     tables, files = [ITEM_SCHEMA.empty_table()], dict[str, FileInfo]()
     for key in parts:
         with naming(store, key):
-            table = pq.read_table(pa.BufferReader(store.read(key)))
+            with pq.ParquetFile(pa.BufferReader(store.read(key))) as file:
+                table = file.read()
             listed = json.loads((table.schema.metadata or {})[FILES_FOOTER])
             files |= {info.path: info for info in map(FileInfo.from_json, listed)}
         tables.append(with_all(table))
