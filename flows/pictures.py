@@ -88,10 +88,9 @@ def merge_pictures(warehouse: Warehouse, outcome: MergeOutcome) -> dict[str, str
 def dataset_pictures(path: str, storage: Storage) -> dict[str, str]:
     """Where the chips of a dataset lie, and a contact sheet of each collection; title -> address.
 
-    The dataset's page and its STAC item are written beside it.
+    The dataset's page is written beside it.
     """
     dataset = Dataset.open(path, storage)
-    dataset.write_item()
     dataset.write_report()
     samples = [sample for name in sorted(dataset.lock.bands) if (sample := sample_of(dataset, name))]
     sheets = {f"Chips of {one.collection}": png_uri(one.sheet(ARTIFACT_STYLE).png) for one in samples}

@@ -299,11 +299,13 @@ def write_one_shard(access: DatasetAccess, dataset: str, number: int) -> ShardIn
 
 @task(name="finish", task_run_name="finish {dataset}", **ON_TRANSIENT_ERRORS)
 def finish_dataset(access: DatasetAccess, dataset: str, *, changed: bool) -> MaterializeOutcome:
-    """Lock a dataset whose shards are all there; one that is locked is left alone."""
+    """Lock a dataset whose shards are all there, and say it as a STAC item; one that is locked is left alone."""
     warehouse = access.open()
     finish(warehouse, dataset)
-    path = f"{warehouse.root}/datasets/{dataset}"
-    return MaterializeOutcome.of(Dataset.open(path, access.warehouse.storage), changed=changed)
+    made = Dataset.open(f"{warehouse.root}/datasets/{dataset}", access.warehouse.storage)
+    if not made.has_item:
+        made.write_item()
+    return MaterializeOutcome.of(made, changed=changed)
 
 
 def run_all(

@@ -17,9 +17,11 @@ from pystac.validation.local_validator import get_local_schema_cache
 from referencing import Registry, Resource
 from shapely.geometry import box, shape
 
-from stacchip_core import Dataset, materialize
+from stacchip_core import Dataset, Warehouse, materialize
+from stacchip_core.chips.checking import verify_dataset
+from stacchip_core.chips.dataset import update
 from stacchip_core.chips.stac import footprint, geojson_bbox, stac_item
-from tests.warehouses import made, spec
+from tests.warehouses import grow, listing, made, spec
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,49 @@ def test_a_footprint_of_very_many_pieces_stays_small_and_covers_them() -> None:
     assert found.covers(shapely.union_all(pieces))
     seam = [box(-180, 0, -179.9, 0.1), box(179.9, 0, 180, 0.1)]
     assert shapely.get_num_coordinates(footprint([*pieces, *seam])) <= 1000
+
+
+RED = [{"collection": "sentinel-2-l2a", "bands": ["red"]}]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Warehouse, Path]:
+    """A warehouse of its own, and the folder that `fields` will be in."""
+    return made(tmp_path / "pixels", tmp_path / "warehouse"), tmp_path / "warehouse/datasets/fields"
+
+
+def test_one_call_writes_the_whole_dataset_and_the_next_nothing(place: tuple[Warehouse, Path]) -> None:
+    warehouse, folder = place
+    wanted = spec(limit=5, bands=RED)
+    dataset = materialize(warehouse, wanted)
+    assert json.loads((folder / "item.json").read_text()) == stac_item(dataset)
+    assert not (folder / "report.html").exists(), "pictures are asked for"
+    materialize(warehouse, wanted, pictures=True)
+    assert "</html>" in (folder / "report.html").read_text()
+    before = listing(folder)
+    materialize(warehouse, wanted, pictures=True)
+    assert listing(folder) == before
+    assert not verify_dataset(dataset, deep=True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"assets": {"chips": {"file:checksum": "1220ab"}}}'])
+def test_a_run_killed_before_its_item_writes_it_the_next_time(
+    place: tuple[Warehouse, Path], content: bytes | None
+) -> None:
+    warehouse, folder = place
+    whole = materialize(warehouse, spec(limit=2, bands=RED))
+    item = (folder / "item.json").read_bytes()
+    (folder / "item.json").unlink() if content is None else (folder / "item.json").write_bytes(content)
+    assert materialize(warehouse, spec(limit=2, bands=RED)).lock == whole.lock
+    assert (folder / "item.json").read_bytes() == item
+
+
+def test_an_update_says_its_own_revision_and_draws_a_page_anew_that_was_there(place: tuple[Warehouse, Path]) -> None:
+    warehouse, folder = place
+    materialize(warehouse, spec(bands=RED), pictures=True)
+    page = (folder / "report.html").read_text()
+    grow(warehouse, folder.parents[2] / "pixels")
+    updated = update(warehouse, "fields")
+    assert updated.lock.revision == 2
+    assert json.loads((folder / "item.json").read_text()) == stac_item(updated)
+    assert (folder / "report.html").read_text() != page

@@ -27,7 +27,13 @@ from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.stored import stored_sizes
 from stacchip_core.chips.update import prepare_update
 from stacchip_core.chips.work import in_threads
-from stacchip_core.errors import ChipNotFoundError, CorruptWarehouseError, InputError, StacchipError
+from stacchip_core.errors import (
+    ChipNotFoundError,
+    CorruptWarehouseError,
+    InputError,
+    ObjectNotFoundError,
+    StacchipError,
+)
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.store import Store, open_store
 from stacchip_core.warehouse.warehouse import Warehouse
@@ -42,16 +48,19 @@ logger = logging.getLogger(__name__)
 _OPEN_SHARDS = 8  # shards whose headers a dataset keeps at hand
 
 
-def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = None, workers: int = 2) -> Dataset:
+def materialize(
+    warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = None, workers: int = 2, pictures: bool = False
+) -> Dataset:
     """Write the chips a spec means as a dataset of the warehouse, or finish or find the one already there.
 
-    A chip that can't be read becomes a failure, and the rest is written.
+    A chip that can't be read becomes a failure, and the rest is written. The STAC item, `item.json`, comes last.
 
     Args:
         warehouse: holds the index, and takes the dataset.
         spec: which chips, of which bands, in which form.
         storage: how to reach the items' assets; None: as the warehouse is reached.
         workers: threads, each of which cuts a group of items, then writes a shard; the result is the same with any.
+        pictures: draw `report.html` too, which takes a second or some.
 
     Raises:
         SpecError: see `select`; or the dataset's name is taken by another spec.
@@ -67,7 +76,7 @@ def materialize(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None
             "tries them again",
             *(spec.name, lock.failures),
         )
-    return Dataset.open(f"{warehouse.root}/datasets/{spec.name}", warehouse.storage)
+    return _described(warehouse, spec.name, has_pictures=pictures)
 
 
 def update(
@@ -97,7 +106,7 @@ def update(
     if plan is not None:
         carry_out(warehouse, plan, storage=storage, workers=workers)
         finish(warehouse, name)
-    return Dataset.open(f"{warehouse.root}/datasets/{name}", warehouse.storage)
+    return _described(warehouse, name, has_pictures=warehouse.store.exists(f"datasets/{name}/report.html"))
 
 
 def carry_out(warehouse: Warehouse, plan: DatasetPlan, *, storage: Storage | None, workers: int) -> None:
@@ -114,6 +123,19 @@ def carry_out(warehouse: Warehouse, plan: DatasetPlan, *, storage: Storage | Non
 
     in_threads(cut_one, len(plan.groups), workers)
     in_threads(write_one, len(plan.shards), min(workers, plan.shards_at_a_time))
+
+
+def _described(warehouse: Warehouse, name: str, *, has_pictures: bool) -> Dataset:
+    """A finished dataset with its STAC item, and its page where that is wanted; those of its lock stay as they are."""
+    path = f"{warehouse.root}/datasets/{name}"
+    dataset = Dataset.open(path, warehouse.storage)
+    is_new = not dataset.has_item
+    if has_pictures and (is_new or not dataset.store.exists("report.html")):
+        dataset.write_report()
+        dataset = Dataset.open(path, warehouse.storage)  # without the shards that were drawn from in memory
+    if is_new:
+        dataset.write_item()  # last: where it is, so is the rest
+    return dataset
 
 
 class Dataset:
@@ -217,6 +239,16 @@ class Dataset:
         from stacchip_core.chips.stac import stac_item
 
         return self._write("item.json", json.dumps(stac_item(self), indent=2).encode())
+
+    @property
+    def has_item(self) -> bool:
+        """Whether `item.json` is there, and says what this lock does."""
+        from stacchip_core.chips.stac import is_item_of
+
+        try:
+            return is_item_of(self.store.read("item.json"), self.lock)
+        except ObjectNotFoundError:
+            return False
 
     def leakage(self) -> LeakageReport:
         """How well its splits keep apart: distances, overlaps, the same ground at other times.

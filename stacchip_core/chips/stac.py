@@ -12,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 
 if TYPE_CHECKING:
     from stacchip_core.chips.dataset import Dataset
+    from stacchip_core.chips.lock import DatasetLock
 
 STAC_VERSION = "1.1.0"
 _EXTENSIONS = (
@@ -57,6 +58,15 @@ def stac_item(dataset: Dataset) -> Item:
         "links": [],
         "assets": _assets(dataset),
     }
+
+
+def is_item_of(content: bytes, lock: DatasetLock) -> bool:
+    """Whether a stored item is that of a lock: each revision has a table of chips of its own."""
+    try:
+        found = json.loads(content)["assets"]["chips"]["file:checksum"]
+    except (ValueError, LookupError, TypeError):
+        return False
+    return bool(found == _SHA256 + lock.chips_sha256)
 
 
 def footprint(outlines: Sequence[BaseGeometry]) -> BaseGeometry:
