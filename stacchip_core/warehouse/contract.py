@@ -196,9 +196,19 @@ class Store(ABC):
         path = self.path(key)
         with tempfile.TemporaryDirectory(prefix="stacchip-") as folder:
             local = Path(folder) / "object"
-            yield local
+            with self._filling(key):
+                yield local
             with self._door(key, "written"):
                 self._put(local, path)
+
+    @contextmanager
+    def _filling(self, key: str) -> Iterator[None]:
+        """Translate what the disk says while a local file is filled: that it is full, above all."""
+        try:
+            yield
+        except OSError:
+            with self._door(key, "written"):
+                raise
 
     def probe(self) -> None:
         """Make sure that the store refuses to create a key twice.

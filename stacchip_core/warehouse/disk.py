@@ -34,7 +34,8 @@ class LocalStore(Store):
         """A file beside the others, moved to its name in one step."""
         path = self.path(key)
         with self._unpublished() as local:
-            yield local
+            with self._filling(key):
+                yield local
             with self._door(key, "written"):
                 self._put(local, path)
 
