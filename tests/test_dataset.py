@@ -282,3 +282,28 @@ def test_chips_are_cut_from_the_form_of_the_item_that_their_rows_were_made_from(
         for row, chip in chips:
             col, top = row["col_off"], row["row_off"]
             assert np.array_equal(chip["red"], full[:, top : top + size, col : col + size])
+
+
+def test_cubes_of_a_dataset_are_of_one_platform_each_and_swapped_where_that_is_asked_for(warehouse: Warehouse) -> None:
+    """Clay's loader takes the folder of a cube for its platform, and `lat_norm` for what the switch puts there."""
+    bands = [{"collection": "sentinel-2-l2a", "bands": ["red"]}, {"collection": "naip", "bands": ["red"]}]
+    cubes: dict[bool, dict[tuple[str, ...], dict[str, Any]]] = {False: {}, True: {}}
+    for swap, found in cubes.items():
+        wanted = spec(name=f"clay-{str(swap).lower()}", bands=bands, format="npz", clay_v1_swap=swap, shard_size=4)
+        dataset = materialize(warehouse, wanted)
+        for info in dataset.lock.shards:
+            assert info.key is not None and Path(info.key).parent.name == info.collection
+            with np.load(Path(dataset.path) / info.key, allow_pickle=False) as cube:
+                arrays = {name: cube[name] for name in ("pixels", "week_norm", "hour_norm", "lat_norm", "lon_norm")}
+            assert {name: norm.shape for name, norm in arrays.items() if name != "pixels"} == dict.fromkeys(
+                ("week_norm", "hour_norm", "lat_norm", "lon_norm"), (info.chips, 2)
+            )
+            ids = [row["chip_id"] for row in dataset.chips.to_pylist() if row["shard"] == info.number]
+            assert {chip.split("/")[0] for chip in ids} == {info.collection}
+            found[tuple(ids)] = arrays
+    assert set(cubes[False]) == set(cubes[True])
+    for ids, plain in cubes[False].items():
+        swapped = cubes[True][ids]
+        for name, other in (("lat_norm", "lon_norm"), ("lon_norm", "lat_norm"), ("pixels", "pixels")):
+            assert np.array_equal(plain[name], swapped[other])
+        assert not np.array_equal(plain["lat_norm"], plain["lon_norm"])

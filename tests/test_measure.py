@@ -78,6 +78,18 @@ def test_statistics_are_those_of_the_train_chips(warehouse: Warehouse, values: d
             assert found.percentiles["50"] == pytest.approx(np.percentile(expected, 50), rel=2e-3, abs=1e-9)
 
 
+def test_radars_nodata_enters_no_number(warehouse: Warehouse) -> None:
+    """-32768 was taken for backscatter by stacchip."""
+    dataset = materialize(warehouse, spec(name="everything"))
+    radar = dataset.lock.statistics["sentinel-1-rtc"]
+    assert {row["collection"] for row, chip in dataset if any((chip[band] == -32768).any() for band in chip)} == {
+        "sentinel-1-rtc"
+    }
+    for found in radar.values():
+        assert found.nodata > 0
+        assert found.min is not None and found.min > 0
+
+
 def test_splits_other_than_train_say_nothing(warehouse: Warehouse) -> None:
     dataset = materialize(warehouse, spec(name="parted", bands=RGBN, split=SPLIT))
     held = set(dataset.chips["split"].to_pylist())
