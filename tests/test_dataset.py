@@ -302,8 +302,8 @@ def test_cubes_of_a_dataset_are_of_one_platform_each_and_swapped_where_that_is_a
             assert {chip.split("/")[0] for chip in ids} == {info.collection}
             found[tuple(ids)] = arrays
     assert set(cubes[False]) == set(cubes[True])
-    for ids, plain in cubes[False].items():
-        swapped = cubes[True][ids]
+    for chosen, plain in cubes[False].items():
+        swapped = cubes[True][chosen]
         for name, other in (("lat_norm", "lon_norm"), ("lon_norm", "lat_norm"), ("pixels", "pixels")):
             assert np.array_equal(plain[name], swapped[other])
         assert not np.array_equal(plain["lat_norm"], plain["lon_norm"])

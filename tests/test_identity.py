@@ -19,7 +19,7 @@ from stacchip_core.sources.identity import UNKNOWN, FileIdentity
 from stacchip_core.sources.item import StagedItem, read_item
 from stacchip_core.sources.scene import Scene
 from tests.range_server import Asked, RangeServer, Reply, part, serving
-from tests.scenes import Item, naip_scene, sentinel2_scene, utm_grid
+from tests.scenes import SENTINEL2_BANDS, Item, naip_scene, sentinel2_scene, utm_grid
 from tests.warehouses import SIZE, spec
 
 HERE = Storage(hosts=("127.0.0.1", "localhost"))
@@ -231,3 +231,23 @@ def test_scenes_of_earlier_releases_are_read_as_they_are_and_not_checked(tmp_pat
     known = scene.with_files({"image": FileIdentity(7, '"v"')})
     assert Scene.from_json(known.to_json()) == known
     assert (known.assets[0].size, known.assets[0].etag) == (7, '"v"')
+
+
+def test_files_that_indexing_does_not_open_are_asked_where_that_is_wanted(tmp_path: Path) -> None:
+    bucket = Bucket(tmp_path / "pixels")
+    item = sentinel2_scene(bucket.folder, grid=utm_grid(96))
+    for path in bucket.folder.rglob("*.tif"):
+        bucket.etags[path.relative_to(bucket.folder).as_posix()] = f'"{path.stem}"'
+    next(bucket.folder.rglob("nir.tif")).unlink()
+    wanted = spec(bands=[{"collection": "sentinel-2-l2a", "bands": ["red"]}])
+    with serving(bucket.answer) as server:
+        warehouse = Warehouse(tmp_path / "warehouse", create=True, storage=HERE)
+        warehouse.index_items([away(item, bucket.folder, server)], chip_size=SIZE, storage=HERE, ask_files=True)
+        warehouse.merge("global", collections=warehouse.collections())
+        names = [Path(asked.path).name for asked in server.asked if "scl" not in asked.path]
+        assert sorted(names) == sorted(f"{band}.tif" for band, _, _ in SENTINEL2_BANDS), "each once"
+        bucket.etags[f"{item['id']}/red.tif"] = '"another"'
+        with pytest.raises(ReadError, match=r'asset .red. .*: ETag "red" then, "another" now; reindex the item'):
+            materialize(warehouse, wanted)
+        with pytest.raises(ReadError, match=r"asset 'nir' .* HTTP 404"):  # it was not there then either
+            materialize(warehouse, spec(name="nir", bands=[{"collection": "sentinel-2-l2a", "bands": ["nir"]}]))

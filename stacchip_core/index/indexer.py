@@ -63,6 +63,10 @@ class IndexSettings(BaseModel):
     grid: Literal["item", "asset"] = Field(
         "item", description="Grid from the item, or from the reference asset's header."
     )
+    ask_files: bool = Field(
+        False,
+        description="Ask each http(s) file for its size and ETag, one request each, so that a change is noticed.",
+    )
     local_roots: tuple[str, ...] = Field((), description="Local folders that may be read.", exclude=True)
     storage: Storage = Field(Storage(), description="How to reach the pixels.")
 
@@ -195,7 +199,7 @@ class Indexer:
             raise UnsupportedGridError(f"item {scene.item_id}: no grid")
         chips = ChipGrid(scene.grid, self.settings.spec)
         table = chip_table(scene, chips, self._fractions(scene, chips), self.profile)
-        scene = scene.with_files(self._files.identities())
+        scene = scene.with_files(self._files.identities(is_asking=self.settings.ask_files))
         if self.settings.max_nodata is not None:
             kept = np.nan_to_num(table["nodata_fraction"].to_numpy()) <= self.settings.max_nodata
             table = table.filter(pa.array(kept))

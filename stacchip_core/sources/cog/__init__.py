@@ -6,7 +6,7 @@ import warnings
 
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning
 
-from stacchip_core.sources.cog.opening import gdal_version, open_raster, read_header
+from stacchip_core.sources.cog.opening import gdal_version, open_raster, read_header, read_identity
 from stacchip_core.sources.cog.pictures import encode_png
 from stacchip_core.sources.cog.reading import CLASS_RESAMPLINGS, RESAMPLINGS, Raster, check_resampling
 from stacchip_core.sources.cog.reference import Header, RasterRef
@@ -31,4 +31,5 @@ __all__ = [
     "gdal_version",
     "open_raster",
     "read_header",
+    "read_identity",
 ]

@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import numpy as np
 import rasterio
 
-from stacchip_core.errors import InputError, ReadError
+from stacchip_core.errors import InputError, ReadError, StacchipError
 from stacchip_core.sources.access import is_remote, locate
 from stacchip_core.sources.cog.failures import errors_of
 from stacchip_core.sources.cog.reading import Opened, Raster, numpy_dtype
@@ -76,6 +76,18 @@ def read_header(ref: RasterRef) -> Header:
     """Header of a raster."""
     with open_raster(ref) as raster:
         return raster.header
+
+
+def read_identity(ref: RasterRef) -> FileIdentity:
+    """What tells an http(s) file from others, in one request; nothing of other files, or where it can't be read."""
+    try:
+        reader = _reader(ref, locate(ref.href, ref.local_roots))
+        if reader is None:
+            return UNKNOWN
+        reader.load_header()
+        return reader.identity
+    except StacchipError:
+        return UNKNOWN
 
 
 def gdal_version() -> str:
