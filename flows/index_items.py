@@ -79,6 +79,11 @@ class IndexConfig(BaseModel):
     max_nodata: float | None = Field(
         None, title="Most nodata", description="Leave out chips with a larger share of nodata.", ge=0, le=1
     )
+    ask_files: bool = Field(
+        False,
+        title="Ask files",
+        description="Ask each http(s) file for its size and ETag, one request each, so that a change is noticed.",
+    )
     access: Storage = Field(
         Storage(), title="Access to the assets", description="Endpoint, region and account for reading pixels."
     )
@@ -123,6 +128,7 @@ class IndexConfig(BaseModel):
             edge=self.edge,
             max_nodata=self.max_nodata,
             grid=self.grid,
+            ask_files=self.ask_files,
             local_roots=self.source.roots,
             storage=self.access,
             profile=self.profile,

@@ -100,3 +100,9 @@ def test_shipped_configurations_fit_their_models() -> None:
         assert files
         for path in files:
             load_config(model, path)
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_files_are_asked_where_the_configuration_says_so(is_asked: bool) -> None:
+    values = {"warehouse": {"root": "w"}, "source": {"url": "c.json"}, "ask_files": is_asked}
+    assert IndexConfig.model_validate(values).settings().ask_files is is_asked
