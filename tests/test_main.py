@@ -91,7 +91,7 @@ def test_ctrl_c_ends_a_run_at_once(config: Path) -> None:
             with connection:
                 os.killpg(run.pid, signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
-                    run.wait(timeout=30)
+                    run.wait(timeout=120)  # seconds; Prefect tells its server first, and a busy machine takes its time
         finally:
             if run.poll() is None:
                 os.kill(run.pid, signal.SIGABRT)
