@@ -20,9 +20,8 @@ from flows.demo.aerial import photograph
 from flows.demo.catalog import Asset, Draft, is_written, publish, shape_and_transform, write_scene
 from flows.demo.places import CALIFORNIA, IOWA, Pass
 from flows.demo.scenes import add_scene, build_demo
-from flows.demo.steps import BANDS, CHIPS, COMBINED
-from stacchip_core import ChipSpec, Storage, Warehouse, materialize, plan
-from stacchip_core.chips.choices import BandChoice
+from flows.demo.steps import BANDS, COMBINED, demo_spec
+from stacchip_core import Storage, Warehouse, materialize, plan
 from tests.file_server import serve
 from tests.items import utm_grid
 
@@ -178,15 +177,7 @@ def test_a_plan_over_three_sensors_of_the_demo_is_what_a_server_sees(
 ) -> None:
     """Requests and bytes within 5 % of what a server counts while the chips are cut."""
     here = Storage(hosts=("127.0.0.1",))
-    wanted = ChipSpec(
-        name="counted",
-        index=COMBINED,
-        bands=tuple(BandChoice(collection=name, bands=bands) for name, bands in BANDS.items()),
-        max_cloud=0.2,
-        max_nodata=0.05,
-        limit=CHIPS,
-        seed=7,
-    )
+    wanted = demo_spec()
     assert len(wanted.chosen_collections) == 3
     with serve(drawn[0]) as server:
         warehouse = Warehouse(tmp_path, create=True, storage=here)

@@ -216,8 +216,9 @@ def _merge(demo: Demo) -> MergeOutcome:
     return outcome
 
 
-def _materialize(demo: Demo) -> MaterializeOutcome:
-    spec = ChipSpec(
+def demo_spec() -> ChipSpec:
+    """Chips of three sensors, clear and whole ones."""
+    return ChipSpec(
         name=DATASET,
         index=COMBINED,
         bands=tuple(BandChoice(collection=name, bands=bands) for name, bands in BANDS.items()),
@@ -227,8 +228,11 @@ def _materialize(demo: Demo) -> MaterializeOutcome:
         seed=7,
         shard_size=48,
     )
+
+
+def _materialize(demo: Demo) -> MaterializeOutcome:
     config = MaterializeConfig(
-        warehouse=WarehouseConfig(root=str(demo.warehouse)), spec=spec, local_roots=(str(demo.scenes.resolve()),)
+        warehouse=WarehouseConfig(root=str(demo.warehouse)), spec=demo_spec(), local_roots=(str(demo.scenes.resolve()),)
     )
     begun = time.monotonic()
     with demo.working("Materialize") as at, listening(at):
