@@ -166,3 +166,14 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     assert "fields: 9 chips of 1 items of global@1" in shown.output
     told = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert (told["chips"], told["items"], told["requests"]) == (9, 1, 0)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_the_command_fails_where_files_of_items_can_not_be_read(tmp_path: Path, more: list[str]) -> None:
+    pixels = tmp_path / "pixels"
+    made(pixels, tmp_path / "warehouse", scenes(pixels)[:1])
+    (tmp_path / "spec.yaml").write_text("{name: fields, index: global, size: 96, limit: 9}")
+    command = ["-w", str(tmp_path / "warehouse"), "plan", str(tmp_path / "spec.yaml"), *more]
+    shown = CliRunner().invoke(app, command)  # without --local-root
+    assert shown.exit_code == 1, shown.output
+    assert "local-root" in shown.output

@@ -26,17 +26,17 @@ NameAt = Annotated[str, typer.Argument(help="Name of a dataset, and perhaps its 
 
 @app.command()
 def plan(ctx: typer.Context, spec: Spec, local_root: LocalRoots = None, as_json: AsJson = False) -> None:
-    """Tell what a dataset will hold and cost: chips, blocks, requests, bytes, time; reads no pixel."""
+    """Tell what a dataset will hold and cost, and read no pixel; exit code 1 where files can't be read."""
     from stacchip_core.chips.plan import plan as make_plan
     from stacchip_core.chips.spec import ChipSpec
 
     found = make_plan(ctx.obj.open(local_root or ()), ChipSpec.load(spec))
-    if as_json:
-        typer.echo(printing.as_text(found.to_dict()))
-        return
     rows = [[part.collection, part.split or "", part.chips, part.shards] for part in found.parts]
-    printing.show(found.to_dict(), rows, ("collection", "split", "chips", "shards"), as_json=False)
-    typer.echo(found)
+    printing.show(found.to_dict(), rows, ("collection", "split", "chips", "shards"), as_json)
+    if not as_json:
+        typer.echo(found)
+    if found.unreadable:
+        raise typer.Exit(1)
 
 
 @app.command()
