@@ -65,6 +65,7 @@ def test_a_full_disk_at_any_write_leaves_no_half_shard_and_a_later_run_completes
             assert not verify_dataset(Dataset.open(folder), deep=True)
         done = materialize(seen_through(FaultyStore(open_store(root)), pixels), other, workers=1)
         assert done.lock.shards == expected.lock.shards
+        assert not verify_dataset(done, deep=True)
         assert shards(folder / "shards") == whole
         assert (folder / "item.json").exists()
 
@@ -103,7 +104,7 @@ def test_a_disk_that_fills_up_within_a_file_shows_no_half_of_it(tmp_path: Path, 
     whole = shards(root / "datasets/whole/shards")
     limit = max(map(len, whole.values())) * 2 // 3 if is_cut else 150_000  # of a group's 294,912 bytes
     here, there = mp.Pipe()
-    process = mp.get_context("fork").Process(target=fill_up, args=(root, pixels, form, is_cut, limit, there))
+    process = mp.get_context("spawn").Process(target=fill_up, args=(root, pixels, form, is_cut, limit, there))
     process.start()
     assert here.poll(120)
     said = here.recv()
