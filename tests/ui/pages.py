@@ -124,7 +124,7 @@ class Pages:
         button = self._property(label).get_by_role("button").first
         button.focus()
         button.press("ArrowDown")
-        self.page.locator(".p-select-options").first.wait_for()
+        self.page.locator(".p-select-option").first.wait_for()  # a list opens empty, and is filled once it is seen
 
 
 def within(seconds: float) -> float:
