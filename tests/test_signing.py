@@ -116,12 +116,13 @@ def test_one_token_serves_all_threads_and_files_of_a_container(cloud: Cloud, ser
 
 
 @pytest.mark.usefixtures("raster")
-def test_tokens_are_renewed_before_they_end(cloud: Cloud, server: RangeServer) -> None:
-    cloud.life_s = 1.0
+def test_tokens_are_renewed_before_they_end(cloud: Cloud, server: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.life_s = 100.0
     with open_raster(ref_of(server)) as opened:
         opened.read(Window(0, 0, 100, 100))
         assert len(cloud.asked_for) == 1
-        time.sleep(0.85)  # in the last fifth, not at the end
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 85)  # in the last fifth, not at the end
         opened.read(Window(300, 300, 100, 100))
     assert len(cloud.asked_for) == 2
     assert not [asked for asked in server.asked if "sig=" not in asked.path and "/token/" not in asked.path]
