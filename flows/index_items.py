@@ -82,7 +82,7 @@ class IndexConfig(BaseModel):
     ask_files: bool = Field(
         False,
         title="Ask files",
-        description="Ask each http(s) file for its size and ETag, one request each, so that a change is noticed.",
+        description="Ask each remote file for its size and ETag, one request each, so that a change is noticed.",
     )
     access: Storage = Field(
         Storage(), title="Access to the assets", description="Endpoint, region and account for reading pixels."

@@ -18,7 +18,9 @@ from stacchip_core.index.indexer import IndexSettings
 from stacchip_core.sources.identity import UNKNOWN, FileIdentity
 from stacchip_core.sources.item import StagedItem, read_item
 from stacchip_core.sources.scene import Scene
+from stacchip_core.warehouse.store import open_store
 from tests.range_server import Asked, RangeServer, Reply, part, serving
+from tests.s3_fake import S3Fake
 from tests.scenes import SENTINEL2_BANDS, Item, naip_scene, sentinel2_scene, utm_grid
 from tests.warehouses import SIZE, spec
 
@@ -251,3 +253,27 @@ def test_files_that_indexing_does_not_open_are_asked_where_that_is_wanted(tmp_pa
             materialize(warehouse, wanted)
         with pytest.raises(ReadError, match=r"asset 'nir' .* HTTP 404"):  # it was not there then either
             materialize(warehouse, spec(name="nir", bands=[{"collection": "sentinel-2-l2a", "bands": ["nir"]}]))
+
+
+def put(fake: S3Fake, bucket: str, folder: Path) -> None:
+    """Every file of a folder, as an object."""
+    store = open_store(f"s3://{bucket}", fake.storage)
+    for path in folder.rglob("*.tif"):
+        store.write(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+@pytest.mark.slow
+def test_objects_are_known_by_what_their_store_tells(s3_fake: S3Fake, tmp_path: Path) -> None:
+    folder, bucket = tmp_path / "pixels", f"pixels-{tmp_path.name[-8:].strip('_')}"
+    items = [json.loads(json.dumps(item).replace(str(folder), f"s3://{bucket}")) for item in items_in(folder)]
+    s3_fake.buckets.make(bucket)
+    put(s3_fake, bucket, folder)
+    warehouse = Warehouse(tmp_path / "warehouse", create=True, storage=s3_fake.storage)
+    warehouse.index_items(items, chip_size=SIZE, storage=s3_fake.storage)
+    warehouse.merge("global", collections=warehouse.collections())
+    path = next((folder / "altered").glob("*.tif"))
+    place = Place(warehouse, path, Bucket(folder))
+    assert len(materialize(warehouse, spec(name="before", bands=IMAGE))) == 8
+    path.write_bytes(path.read_bytes()[:-1] + b"?")  # no pixel is there, and the size is the same
+    put(s3_fake, bucket, folder)
+    check_failures(place, r'changed since the item was indexed: ETag "\w+" then, "\w+" now; reindex the item')

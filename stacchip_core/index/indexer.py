@@ -65,7 +65,7 @@ class IndexSettings(BaseModel):
     )
     ask_files: bool = Field(
         False,
-        description="Ask each http(s) file for its size and ETag, one request each, so that a change is noticed.",
+        description="Ask each remote file for its size and ETag, one request each, so that a change is noticed.",
     )
     local_roots: tuple[str, ...] = Field((), description="Local folders that may be read.", exclude=True)
     storage: Storage = Field(Storage(), description="How to reach the pixels.")

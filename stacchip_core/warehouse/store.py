@@ -7,30 +7,16 @@ from collections.abc import Iterator
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
-
-import fsspec
 
 from stacchip_core.errors import InputError
 from stacchip_core.sources.access import Storage
+from stacchip_core.sources.objects import filesystem
 from stacchip_core.warehouse.contract import STAGING, Listed, Store, listed
 from stacchip_core.warehouse.disk import LocalStore
 from stacchip_core.warehouse.outcome import is_past_the_end
 
 __all__ = ["STAGING", "Listed", "LocalStore", "MemoryStore", "ObjectStore", "S3Store", "Store", "open_store"]
-
-# s3fs: listings are never remembered, and pyarrow asks for the ranges it wants, so reading ahead of it would fetch
-# megabytes for a footer. botocore's attempts and s3fs's multiply: by default a server that never answers was waited
-# for more than ten minutes, with these two minutes.
-_RETRIES = {"mode": "standard", "total_max_attempts": 3}
-_S3_OPTIONS = {
-    "use_listings_cache": False,
-    "default_cache_type": "none",
-    "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": _RETRIES},
-}
-_CACHELESS = {"use_listings_cache": False}
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS, "gs": _CACHELESS, "az": _CACHELESS}
 
 
 class ObjectStore(Store):
@@ -119,14 +105,11 @@ def open_store(root: str | Path, storage: Storage | None = None) -> Store:
     scheme = urlsplit(text).scheme.lower() if "://" in text else ""
     if scheme in ("", "file"):
         base = str(Path(urlsplit(text).path if scheme else text).expanduser().resolve())
-        return LocalStore(base, base, fsspec.filesystem("file"))
+        return LocalStore(base, base, filesystem("file"))
     kinds = {"s3": S3Store, "s3a": S3Store, "gs": ObjectStore, "az": ObjectStore, "memory": MemoryStore}
     if scheme not in kinds or not urlsplit(text).netloc:
         raise InputError(
             f"warehouse {text!r}: expected a local path or <scheme>://<bucket>/<prefix> with scheme s3, gs or az"
         )
-    options = {**(storage or Storage()).fsspec_options(scheme), **_OPTIONS.get(scheme, {})}
-    fs = fsspec.filesystem(scheme, **options)
-    if scheme in ("s3", "s3a"):
-        fs.retries = 2
+    fs = filesystem(scheme, storage or Storage())
     return kinds[scheme](text, fs._strip_protocol(text), fs)

@@ -103,7 +103,7 @@ class Warehouse(InCare):
             retry_failed: try items that failed before at once; else each waits until its next try is due.
             budget: how many may fail; None: 10, or half of them.
             settings: as for `Indexer`: chip_size, stride, edge, profile, max_nodata, grid, local_roots, storage; and
-                ask_files: ask each http(s) file for its size and ETag, so that one that changes later is noticed.
+                ask_files: ask each remote file for its size and ETag, so that one that changes later is noticed.
 
         Returns:
             A `Commit` where all items went to one collection, else a list of them, by name.

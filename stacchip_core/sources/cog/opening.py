@@ -20,6 +20,7 @@ from stacchip_core.sources.cog.failures import errors_of
 from stacchip_core.sources.cog.reading import Opened, Raster, numpy_dtype
 from stacchip_core.sources.cog.reference import Header, RasterRef
 from stacchip_core.sources.identity import UNKNOWN, FileIdentity
+from stacchip_core.sources.objects import object_identity
 from stacchip_core.sources.ranges import RangeReader
 from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE
 from stacchip_core.sources.remote import RemoteFile
@@ -58,7 +59,7 @@ def open_raster(ref: RasterRef) -> Raster:
         raise type(err)(f"item {ref.item_id}: asset {ref.asset!r}: {err}") from err
     with rasterio.Env(**ref.gdal_options()), errors_of(ref, reader):
         begin = _first_bytes(href, reader)
-        identity = _identity(href, reader)
+        identity = _identity(ref, href, reader)
         ref.indexed.check(identity)
         _check_format(begin, is_jp2=_is_jp2(ref))
         context = copy_context()
@@ -79,14 +80,14 @@ def read_header(ref: RasterRef) -> Header:
 
 
 def read_identity(ref: RasterRef) -> FileIdentity:
-    """What tells an http(s) file from others, in one request; nothing of other files, or where it can't be read."""
+    """What tells a file from others, in one request where it is remote; nothing where it can't be read."""
     try:
-        reader = _reader(ref, locate(ref.href, ref.local_roots))
-        if reader is None:
-            return UNKNOWN
-        reader.load_header()
-        return reader.identity
-    except StacchipError:
+        href = locate(ref.href, ref.local_roots)
+        reader = _reader(ref, href)
+        if reader is not None:
+            reader.load_header()
+        return _identity(ref, href, reader)
+    except (StacchipError, OSError):
         return UNKNOWN
 
 
@@ -156,11 +157,13 @@ def _first_bytes(href: str, reader: RangeReader | None) -> bytes | None:
         return file.read(16)
 
 
-def _identity(href: str, reader: RangeReader | None) -> FileIdentity:
-    """What tells this state of a file from another; nothing where GDAL asks for it."""
+def _identity(ref: RasterRef, href: str, reader: RangeReader | None) -> FileIdentity:
+    """What tells this state of a file from another; nothing of http(s) files that GDAL asks for."""
     if reader is not None:
         return reader.identity
-    return UNKNOWN if is_remote(href) else FileIdentity(Path(href).stat().st_size)
+    if not is_remote(href):
+        return FileIdentity(Path(href).stat().st_size)
+    return UNKNOWN if href.startswith("http") else object_identity(href, ref.storage)
 
 
 def _check_format(begin: bytes | None, *, is_jp2: bool) -> None:
