@@ -72,7 +72,7 @@ check: lint ## Lint, types and unit tests without servers: the inner loop, at mo
 
 test: lint packages ## Everything except benchmarks; skipped tests are listed with their reasons
 	$(BIN)/pytest -q -n auto -m "not server and not benchmark and not ops and not ui"
-	$(BIN)/pytest -q -m "server and not benchmark and not ops and not ui"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "server and not benchmark and not ops and not ui"
 
 test-ui: $(STAMP) packages ## Press the buttons of Prefect's pages in a browser; SCREENSHOTS=docs/images keeps its pictures
 	STACCHIP_SCREENSHOTS="$(SCREENSHOTS)" $(BIN)/pytest -q -p no:cacheprovider -m "ui" tests/ui
