@@ -175,6 +175,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "gte": lambda a, b: a >= b,
     "lte": lambda a, b: a <= b,
     "eq": lambda a, b: a == b,
+    "neq": lambda a, b: a != b,
     "in": lambda a, b: a in b,
 }
 
@@ -434,8 +435,10 @@ BEHAVIOURS: dict[str, Behaviour] = {
     # questions ignored
     "ignores updated": Behaviour(ignores="query"),
     "finds nothing by query": Behaviour(ignores="query-nothing"),
+    "refuses 'in'": Behaviour(lambda _s, a, r: Reply(400, {"code": "in"}) if '"in"' in json.dumps(a.parameters) else r),
     "ignores datetime": Behaviour(ignores="datetime"),
     "ignores bbox": Behaviour(ignores="bbox"),
+    "refuses bbox": Behaviour(lambda _s, a, r: Reply(400, {"code": "bbox"}) if "bbox" in a.parameters else r),
     "ignores ids": Behaviour(ignores="ids"),
     # forms and places
     "an old form beside the new": Behaviour(_page(_old_form)),

@@ -37,7 +37,8 @@ class Api:
         search: URL of its search.
         method: of its searches, POST where the server offers it.
         base: the parts of every search: collections, bbox, ids, query, filter.
-        known: what is known of the server: "datetime", "updated", "query", "filter", "numberMatched", "paging".
+        known: what is known of the server: "datetime", "updated", "query", "in" (a query's), "filter", "numberMatched",
+            "paging".
         page_size: items asked for at a time.
     """
 
@@ -95,7 +96,9 @@ class Api:
             InputError: a `filter`, and the server ignores or refuses it.
         """
         if source.query and self.is_reliable("query", self._try_query):
-            self.base["query"] = source.conditions.as_query()
+            is_less = source.conditions.has("in") and not self.is_reliable("in", lambda: self._try_query("in"))
+            if query := source.conditions.as_query(without="in" if is_less else ""):
+                self.base["query"] = query
         condition = source.filter_condition
         if condition is None:
             return
@@ -246,12 +249,15 @@ class Api:
                 del self.known["updated"]
         return ""
 
-    def _try_query(self) -> bool | None:
+    def _try_query(self, operator: str = "eq") -> bool | None:
         found = self._property("platform", "constellation", "datetime", "created")
         if found is None:
             return None if self._one() is None else False
         name, value = found
-        return not self._ask({"query": {name: {"eq": _NOWHERE}}}) and bool(self._ask({"query": {name: {"eq": value}}}))
+        nothing, itself = ([one] if operator == "in" else one for one in (_NOWHERE, value))
+        if self._ask({"query": {name: {operator: nothing}}}):
+            return False
+        return bool(self._ask({"query": {name: {operator: itself}}}))
 
     def _try_filter(self) -> bool | None:
         one = self._one()

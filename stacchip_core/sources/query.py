@@ -62,10 +62,14 @@ class Conditions:
         """Whether all do."""
         return all(one.holds(properties) for one in self.parts)
 
-    def as_query(self) -> dict[str, dict[str, Any]]:
-        """For the `query` of a STAC API search."""
+    def has(self, symbol: str) -> bool:
+        """Whether any is of an operator."""
+        return any(one.symbol == symbol for one in self.parts)
+
+    def as_query(self, *, without: str = "") -> dict[str, dict[str, Any]]:
+        """For the `query` of a STAC API search; without the conditions of one operator."""
         asked: dict[str, dict[str, Any]] = {}
-        for one in self.parts:
+        for one in (part for part in self.parts if part.symbol != without):
             value = list(one.value) if one.symbol == "in" else one.value
             asked.setdefault(one.name, {})[_OPERATORS[one.symbol][0]] = value
         return asked

@@ -39,7 +39,11 @@ REDIRECTS_MAX = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-class NotFoundError(ReadError):
+class RefusedError(ReadError):
+    """The server answered 4xx: asked again, it will do so again."""
+
+
+class NotFoundError(RefusedError):
     """The server answered 404 or 410."""
 
 
@@ -95,8 +99,8 @@ class Transport:
         """The JSON object a request is answered with; `retries` None: as many as usual.
 
         Raises:
-            NotFoundError: 404 or 410.
-            ReadError: another refusal, a redirect to another host, too long an answer, or no JSON object.
+            RefusedError: 4xx; NotFoundError for 404 and 410.
+            ReadError: a redirect to another host, too long an answer, or no JSON object.
             TransientReadError: no usable answer after all retries; at once where time is over.
         """
         return parse_document(self.content(query, retries), query.href)
@@ -256,7 +260,7 @@ def _refusal(response: requests.Response, body: bytes, name: str) -> ReadError:
     if status in (404, 410):
         return NotFoundError(f"{name}: not found ({status})")
     if status not in RETRY_STATUSES and status < 500:
-        return ReadError(f"{name}: the server answered {status} {text}")
+        return RefusedError(f"{name}: the server answered {status} {text}")
     return _BusyError(f"{name}: the server answered {status} {text}", _retry_after(response))
 
 

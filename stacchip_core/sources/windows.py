@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from stacchip_core.errors import ReadError, TransientReadError
 from stacchip_core.sources.interval import Interval, format_interval
 from stacchip_core.sources.paging import Walk, digest, key_of, read_pages
-from stacchip_core.sources.transport import Document, Query
+from stacchip_core.sources.transport import Document, Query, RefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +148,8 @@ class Coverage:
             second = Walk()
             yield from self._pages(window, self._smaller(first), second, known)
             keys = self._agreed(first, second)
-            if keys is not None and len(keys) <= 1 and not second.announced:
-                third = Walk()  # two answers of nothing are soon alike: both may be that of a server in trouble
+            if keys is not None and self._is_doubtful(first, second):
+                third = Walk()
                 yield from self._pages(window, self._smaller(first), third, known)
                 keys = self._agreed(second, third)
                 second.keys |= third.keys
@@ -206,12 +206,22 @@ class Coverage:
         has_paged = len(second.lengths) > 1 or len(both) <= 1
         return frozenset(both) if is_ended and first.keys == second.keys and has_paged and not is_counted else None
 
+    @staticmethod
+    def _is_doubtful(first: Walk, second: Walk) -> bool:
+        """Whether two walks that make one whole may be those of a server in trouble.
+
+        Two answers of nothing are soon alike; and where the first ended early without an error, so may the second.
+        """
+        has_lied = first.has_ended and first.error is None and first.keys != second.keys
+        return not second.announced and (len(first.keys | second.keys) <= 1 or has_lied)
+
     def _split(self, window: Window, walk: Walk) -> Iterator[Finding]:
         """A window that is not known to be whole, in halves; or what is wrong with it."""
         reason = _reason(walk)
         halves = window.halves()
         is_long = self._is_too_long(walk)
-        is_allowed = (self.splits if is_long else self.rescues) > 0 and not self.api.is_out_of_time
+        is_refused = isinstance(walk.error, RefusedError) and not walk.lengths
+        is_allowed = (self.splits if is_long else self.rescues) > 0 and not (is_refused or self.api.is_out_of_time)
         if halves is None or not is_allowed or not self.api.can_split(window):
             yield Gap(str(window), reason)
             return
