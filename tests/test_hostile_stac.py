@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from stacchip_core.errors import IncompleteError
+from stacchip_core.errors import IncompleteError, StacchipError
+from stacchip_core.sources import paging, transport
 from stacchip_core.sources.source import Source
 from tests.catalogs import ids
 from tests.hostile_runs import impatient, random_script, run_script
@@ -34,6 +37,21 @@ def test_a_search_that_is_refused_from_its_first_page_is_not_asked_for_in_parts(
         with pytest.raises(IncompleteError, match=r"INCOMPLETE.*all times.*answered 400"):
             ids(Source(url=server.url, collections=(COLLECTION,), bbox=(0.0, 40.0, 20.0, 50.0)))
         assert server.searches < 12
+
+
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["", "and is where the guard is off"])
+@pytest.mark.parametrize("behaviour", ["next on another host", "redirect to another host"])
+def test_another_host_is_not_asked(behaviour: str, is_guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_guarded:
+        for module in (transport, paging):
+            monkeypatch.setattr(module, "is_same_host", lambda *_: True)
+    items = {f"i{n}": tiny_item(f"i{n}", when=f"2024-05-0{n + 1}T00:00:00Z") for n in range(9)}
+    with serving(Hostile()) as elsewhere, serving(Hostile(items, (behaviour,))) as server:
+        server.foreign = elsewhere.url
+        with impatient(), suppress(StacchipError):
+            ids(Source(url=server.url, collections=(COLLECTION,), page_size=4))
+        assert server.searches
+        assert bool(elsewhere.seen_headers) is not is_guarded
 
 
 @pytest.mark.slow
