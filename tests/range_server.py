@@ -67,6 +67,13 @@ def serving(answer: Callable[[Asked], Reply], host: str = "127.0.0.1") -> Iterat
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def parse_request(self) -> bool:
+            """Other methods are answered 501, and seen all the same."""
+            is_whole = super().parse_request()
+            if is_whole and self.command != "GET":
+                state.asked.append(Asked(self.path, dict(self.headers), self.client_address[1]))
+            return is_whole
+
         def do_GET(self) -> None:
             asked = Asked(self.path, dict(self.headers), self.client_address[1])
             state.asked.append(asked)
