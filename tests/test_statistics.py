@@ -102,6 +102,14 @@ def test_sums_stay_exact_where_naive_ones_drown() -> None:
     assert (tiny.mean, tiny.std) == (float(np.float32(1e-42)), 0.0)
 
 
+@pytest.mark.parametrize("kind", ["?", "i1", "u1", "<i2", ">i2", "<u2", ">u2"])
+def test_whole_numbers_of_every_kind_are_counted_as_they_are(kind: str) -> None:
+    values = np.random.default_rng(3).integers(-40_000, 40_000, 3000).astype(kind).reshape(3, 10, 100)
+    found, whole = Statistics.of(values), values.astype(object).ravel()
+    assert (found.total, found.squares) == (sum(whole), sum(whole * whole))
+    assert (found.low, found.high) == (values.min(), values.max())
+
+
 def test_nothing_measured_has_no_numbers() -> None:
     nothing = Statistics.of(np.full((2, 2), np.nan, np.float32))
     summary = nothing.to_summary()

@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from stacchip_core.chips.lock import (
     DatasetLock,
     DatasetPlan,
     GroupRecord,
+    Measured,
     ShardInfo,
     ShardRecord,
     library_versions,
@@ -113,8 +115,7 @@ def write_shard(warehouse: Warehouse, name: str, number: int) -> ShardInfo:
     if kept is None:
         index = work.part(plan.shards[number].part)
         shard, failures = gather(work, plan, index, plan.shards[number].split)
-        info = _write(work, plan, number, shard, len(failures))
-        measured = measure(shard, index.table) if shard else {}
+        info, measured = _write(work, plan, number, shard, index.table)
         record = ShardRecord(info=info, failures=failures, libraries=library_versions(), statistics=measured)
     else:
         record = kept
@@ -197,24 +198,23 @@ def _cut_group(work: Work, plan: DatasetPlan, number: int, index: ChipIndex, acc
     return GroupRecord(number=number, key=key, regions=sink.regions, failures=failures_of(index, reasons))
 
 
-def _write(work: Work, plan: DatasetPlan, number: int, shard: Shard | None, failures: int) -> ShardInfo:
-    """Write a shard under a name made of its content, so that nothing that is there is ever changed."""
-    planned = plan.shards[number]
+def _write(
+    work: Work, plan: DatasetPlan, number: int, shard: Shard | None, table: pa.Table
+) -> tuple[ShardInfo, Measured]:
+    """Write a shard under a name made of its content, so that nothing that is there is ever changed; and measure it."""
+    planned, failures = plan.shards[number], table.num_rows - (len(shard) if shard else 0)
     about = {"number": number, "collection": planned.collection, "split": planned.split, "failures": failures}
     if shard is None:
-        return ShardInfo(**about, key=None, chips=0, size=0, sha256=None, arrays_sha256=None)
-    files = writer_of(plan.spec)(shard)
-    sha256 = files_sha256(files)
-    key = shard_key(plan.spec.format, planned.collection, f"{number:05d}-{sha256[:16]}")
-    put(work.store, work.key(key), files)
-    return ShardInfo(
-        **about,
-        key=key,
-        chips=len(shard),
-        size=size_of(files),
-        sha256=sha256,
-        arrays_sha256=arrays_sha256(shard),
-    )
+        return ShardInfo(**about, key=None, chips=0, size=0, sha256=None, arrays_sha256=None), {}
+    with ThreadPoolExecutor(2) as beside:  # hashing and counting need no interpreter, nor does writing
+        told, measured = beside.submit(arrays_sha256, shard), beside.submit(measure, shard, table)
+        files = writer_of(plan.spec)(shard)
+        sha256 = files_sha256(files)
+        key = shard_key(plan.spec.format, planned.collection, f"{number:05d}-{sha256[:16]}")
+        put(work.store, work.key(key), files)
+    size, arrays = size_of(files), told.result()
+    info = ShardInfo(**about, key=key, chips=len(shard), size=size, sha256=sha256, arrays_sha256=arrays)
+    return info, measured.result()
 
 
 def _records(work: Work, plan: DatasetPlan) -> list[ShardRecord]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class Statistics:
             pixels: whole numbers or floats; NaN and infinities are never measurements.
             valid: in their shape, False marks values that are no measurements; None: all are.
         """
-        values = pixels.ravel() if valid is None else pixels[valid]
+        values = pixels.ravel() if valid is None or valid.all() else pixels[valid]
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         nodata = pixels.size - values.size
@@ -233,17 +234,21 @@ def clay_metadata(
 
 def _counted(values: Pixels, nodata: int) -> Statistics:
     """Of 8 and 16 bit integers: each value by itself."""
-    first = int(np.iinfo(values.dtype.name).min) if values.dtype.kind != "b" else 0
-    found = np.bincount(values.astype(np.int64) - first)
+    values, size = values.astype(values.dtype.newbyteorder("="), copy=False), values.dtype.itemsize
+    half = 2 ** (8 * size - 1) if values.dtype.kind == "i" else 0
+    patterns, found = values.view(f"u{size}"), np.zeros(2 ** (8 * size), dtype=np.int64)
+    for start in range(0, patterns.size, _AT_A_TIME):
+        some = patterns[start : start + _AT_A_TIME]
+        found += np.bincount(some ^ half if half else some, minlength=len(found))
     places = np.flatnonzero(found)
-    codes, counts = places + first, found[places]
-    pairs = list(zip(codes.tolist(), counts.tolist(), strict=True))
+    codes, counts = places - half, found[places]
+    numbers, times = codes.tolist(), counts.tolist()
     return Statistics(
         True,
         int(values.size),
         nodata,
-        sum(code * count for code, count in pairs),
-        sum(code * code * count for code, count in pairs),
+        sum(map(mul, numbers, times)),
+        sum(map(mul, map(mul, numbers, numbers), times)),
         float(codes[0]) if len(codes) else 0.0,
         float(codes[-1]) if len(codes) else 0.0,
         codes,
