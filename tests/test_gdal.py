@@ -1,12 +1,15 @@
 """GDAL, DuckDB and geopandas open what is written: an index, and every file of a combined version.
 
-GDAL by its ADBC driver and DuckDB's library, as its wheels carry no Parquet driver.
+GDAL by its ADBC driver and DuckDB's library, as its wheels carry no Parquet driver; and by `ogrinfo` where that has
+one, which Debian's has not: the plugin can be built from GDAL's sources, and is found by GDAL_DRIVER_PATH.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,12 @@ from tests import scenes
 from tests.warehouses import grow, made
 
 needs_adbc = pytest.mark.skipif("ADBC" not in pyogrio.list_drivers(), reason="this GDAL was built without ADBC")
+
+
+def ogrinfo(*arguments: str) -> str:
+    done = subprocess.run(["ogrinfo", *arguments], capture_output=True, text=True, check=True)
+    assert "ERROR" not in done.stderr, "it may tell that it has no lists of records, as `links` is"
+    return done.stdout
 
 
 def by_gdal(path: Path) -> geopandas.GeoDataFrame:
@@ -89,6 +98,16 @@ def test_every_file_of_a_combined_version_is_a_layer_to_gdal(listed: Listed) -> 
         assert frame.crs.to_authority() == ("OGC", "CRS84")
         expected = geopandas.read_parquet(path, columns=["geometry"])
         assert sorted(frame.geometry.to_wkb()) == sorted(expected.geometry.to_wkb())
+
+
+def test_every_file_of_a_combined_version_is_a_layer_to_ogrinfo(listed: Listed) -> None:
+    if not shutil.which("ogrinfo") or "Parquet" not in ogrinfo("--formats"):
+        pytest.skip("there is no ogrinfo with a Parquet driver")
+    for info, path in listed:
+        told = ogrinfo("-ro", "-al", str(path))
+        assert f"Feature Count: {info.rows}\n" in told
+        assert told.count("OGRFeature(") == told.count("POLYGON (") == info.rows
+        assert 'ID["OGC","CRS84"]]' in told
 
 
 def test_the_readers_of_stac_geoparquet_take_every_items_file_of_a_combined_version(listed: Listed) -> None:
