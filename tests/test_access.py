@@ -181,7 +181,7 @@ def test_files_are_found_below_the_first_root_that_holds_them(tmp_path: Path) ->
     (two / "x.tif").touch()
     assert locate("x.tif", (str(one), str(two))) == str(two / "x.tif")
     assert locate("https://h/x.tif", ()) == "https://h/x.tif"
-    with pytest.raises(HrefRefusedError, match=r"may not be read: name the folder .* with local_roots"):
+    with pytest.raises(HrefRefusedError, match=r"may not be read: name the folder .* by local_roots or --local-root"):
         locate("x.tif", ())
     with pytest.raises(ReadError, match=r"'y\.tif' is not there, in none of the 2 local_roots"):
         locate("y.tif", (str(one), str(two)))

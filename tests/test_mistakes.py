@@ -148,6 +148,7 @@ ABSENT: list[tuple[dict[str, Any], str]] = [
 # Values that say what pixels shall be like, which rows alone don't have: `select` does not look at them.
 UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"bands": RED, "gsd": 7}, r"gsd 7 m: chips of 96 pixels of 10 m, 96 apart .* are no whole numbers of such pixels"),
+    ({"bands": RED, "gsd": 15}, r"gsd 15 m: pixels of 10 m of band 'red' .* don't line up .* another resampling"),
     ({"bands": VV, "radiometry": "reflectance"}, r"neither items nor profiles say how sentinel-1-rtc vv"),
     (
         {"bands": RED_60, "native": True, "format": "npz"},

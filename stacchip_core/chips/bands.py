@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from stacchip_core.chips.labels import grid_of
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.chips.ways import scale_to
+from stacchip_core.chips.ways import ratio_on, scale_to, scaled
 from stacchip_core.errors import SpecError
 from stacchip_core.sources.scene import Scene
 
@@ -54,8 +54,8 @@ def check_native(scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], 
         _check_form(scene.collection, downs, spec)
 
 
-def check_gsd(scenes: Iterable[Scene], spec: ChipSpec) -> None:
-    """Refuse a pixel size of which chips would not be whole numbers.
+def check_gsd(scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], spec: ChipSpec) -> None:
+    """Refuse a pixel size of which chips would not be whole numbers, or that nobody said how to resample to.
 
     Raises:
         SpecError: names the item, its pixels and what would do.
@@ -69,6 +69,15 @@ def check_gsd(scenes: Iterable[Scene], spec: ChipSpec) -> None:
                 f"{spec.grid.stride} apart (item {scene.item_id}), are no whole numbers of such pixels; take a gsd "
                 "that divides them, or leave it out"
             )
+        for band in (name for name in bands[scene.collection] if name in scene.band_names):
+            asset = scene.asset(band)
+            is_exact = spec.resampling_of(asset.kind) is None
+            if is_exact and asset.grid and ratio_on(scaled(grid, scale), scene, asset, asset.grid) is None:
+                raise SpecError(
+                    f"chip spec {spec.name!r}: gsd {gsd:g} m: pixels of {asset.grid.gsd_m:g} m of band {band!r} (item "
+                    f"{scene.item_id}) don't line up with it by a whole ratio, so nearest could not be exact; name "
+                    "another resampling (resampling_classes for masks), or take another gsd"
+                )
 
 
 def scenes_lacking(scenes: Mapping[str, Scene], bands: tuple[str, ...]) -> dict[str, str]:

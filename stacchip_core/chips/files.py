@@ -81,9 +81,7 @@ def _open_file(scene: Scene, bands: list[str], spec: ChipSpec, access: Access, h
     asset = scene.asset(bands[0])
     ref = ref_of(scene, asset, access.storage or DEFAULT_STORAGE, access.local_roots)
     raster = handles.open(replace(ref, by_blocks=True))
-    named = spec.resampling if asset.kind == "continuous" else spec.resampling_classes
-    wish = None if named == "nearest" else named
-    way = way_of(scene, asset, raster, wish, native=spec.native, gsd=spec.gsd)
+    way = way_of(scene, asset, raster, spec.resampling_of(asset.kind), native=spec.native, gsd=spec.gsd)
     numbers = {band: layers_of(scene, asset, band, raster) for band in bands}
     wanted = [own for own in numbers.values() if own is not None]
     if len(wanted) < len(numbers):

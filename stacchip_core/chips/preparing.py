@@ -60,7 +60,7 @@ def choose(version: IndexVersion, spec: ChipSpec) -> Chosen:
     index = select_from(version, spec)
     bands = resolve_bands(index.scenes.values(), spec)
     check_native(index.scenes.values(), bands, spec)
-    check_gsd(index.scenes.values(), spec)
+    check_gsd(index.scenes.values(), bands, spec)
     check_radiometry(index.scenes.values(), bands, spec)
     rows = at_spec(version.items(["key", "size_px", "stride_px", "edge", "fingerprint"]), spec.grid)
     known = dict(zip(rows["key"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))

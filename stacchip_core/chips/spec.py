@@ -238,6 +238,11 @@ class ChipSpec(BaseModel):
         asked = {choice.collection: choice.bands for choice in self.bands}
         return asked.get(collection, asked.get(EVERY_COLLECTION))
 
+    def resampling_of(self, kind: str) -> str | None:
+        """How bands of a kind come onto other pixels; None: by picking or repeating theirs, which must line up."""
+        named = self.resampling if kind == "continuous" else self.resampling_classes
+        return None if named == "nearest" else named
+
     @field_validator("collections")
     @classmethod
     def _collections_once_each(cls, names: tuple[str, ...]) -> tuple[str, ...]:

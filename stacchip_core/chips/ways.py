@@ -144,11 +144,9 @@ def way_of(
     """
     if scene.grid is None:
         raise InvalidItemError(f"item {scene.item_id}: its scene in the index has no grid; index it again")
-    grid, found, scale = scene.grid, raster.header.grid, Fraction(1)
-    ratio = scene.ratio_of(asset, found)
-    if gsd is not None and (scale := scale_to(grid, gsd)) != 1:
-        grid = scaled(grid, scale)
-        ratio = _ratio_over(grid, found) if found is not None and ratio is not None else None
+    scale = scale_to(scene.grid, gsd) if gsd is not None else Fraction(1)
+    grid, found = scaled(scene.grid, scale), raster.header.grid
+    ratio = ratio_on(grid, scene, asset, found)
     ends = (raster.header.width, raster.header.height)
     if ratio == Ratio(1, 1) or (ratio is not None and native):
         return Way(grid, ratio, "nearest", native, scale, ends)
@@ -158,6 +156,21 @@ def way_of(
             f"ask for resampling={{{asset.band!r}: 'bilinear'}} (without native) to have it resampled"
         )
     return Way(grid, ratio, wish or "nearest", scale=scale, ends=ends)
+
+
+def ratio_on(grid: Grid, scene: Scene, asset: SceneAsset, found: Grid | None) -> Ratio | None:
+    """How the pixels of an asset divide those of the chips; None where they don't line up by a whole ratio.
+
+    Args:
+        grid: of the chips: the scene's, or the scene's with other pixels.
+        scene: whose asset it is.
+        asset: one of the scene's.
+        found: its own grid, as far as known.
+    """
+    ratio = scene.ratio_of(asset, found)
+    if ratio is None or found is None or grid == scene.grid:
+        return ratio
+    return _ratio_over(grid, found)
 
 
 def _ratio_over(grid: Grid, found: Grid) -> Ratio | None:
@@ -177,6 +190,8 @@ def scale_to(grid: Grid, gsd: float) -> Fraction:
 
 def scaled(grid: Grid, scale: Fraction) -> Grid:
     """A grid of other pixels over the same ground."""
+    if scale == 1:
+        return grid
     a, b, c, d, e, f = grid.transform
     down = float(1 / scale)
     height, width = (math.ceil(side * scale) for side in grid.shape)

@@ -185,7 +185,7 @@ def locate(href: str, local_roots: tuple[str, ...]) -> str:
         raise ReadError(f"local file {href!r} is not there, in none of the {len(bases)} local_roots")
     if not local_roots:
         raise HrefRefusedError(
-            f"local file {href!r} may not be read: name the folder it is relative to with local_roots=[...]",
+            f"local file {href!r} may not be read: name the folder that holds it, by local_roots or --local-root",
             rule="local-root",
         )
     raise HrefRefusedError(
