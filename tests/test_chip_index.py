@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyproj import CRS
 
-from stacchip_core.errors import InputError, ReadError
+from stacchip_core.errors import InputError, ReadError, StoreError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.index.indexer import Indexer
@@ -108,7 +108,7 @@ def test_an_index_of_a_newer_schema_is_refused(index: ChipIndex, tmp_path: Path)
 
 
 def test_a_place_that_can_not_be_written_is_named(index: ChipIndex, tmp_path: Path) -> None:
-    with pytest.raises(ReadError, match=r"x\.parquet: can't be written") as caught:
+    with pytest.raises(StoreError, match=r"x\.parquet: can't be written") as caught:
         index.write(tmp_path / "no folder" / "x.parquet")
     assert str(tmp_path) not in str(caught.value)
 
@@ -124,7 +124,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError("disk full")
 
     monkeypatch.setattr("stacchip_core.index.chip_index.write_chips", half)
-    with pytest.raises(ReadError, match=r"index\.parquet: can't be written: disk full"):
+    with pytest.raises(StoreError, match=r"index\.parquet: can't be written: disk full"):
         index.write(tmp_path / "index.parquet")
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(("parquet", "tmp"))] == ["index.parquet"]
     assert (tmp_path / "index.parquet").read_bytes() == before

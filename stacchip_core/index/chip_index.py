@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stacchip_core.errors import InputError, ReadError
+from stacchip_core.errors import InputError, ReadError, StoreError
 from stacchip_core.index.grid import GridSpec
 from stacchip_core.index.schema import SCHEMA_VERSION, write_chips
 from stacchip_core.sources.access import as_roots
@@ -57,6 +57,9 @@ class ChipIndex:
         """Write one GeoParquet file that is enough to cut the chips: scenes and grid specs travel in its footer.
 
         The file appears whole, in place of an older one, or not at all.
+
+        Raises:
+            StoreError: it can't be written.
         """
         scenes = {key: self.scenes[key].to_json() for key in sorted(self.scenes)}
         extra = {_SCENES.decode(): json.dumps(scenes), _SPECS.decode(): json.dumps([str(spec) for spec in self.specs])}
@@ -68,7 +71,7 @@ class ChipIndex:
         except OSError as err:
             with suppress(OSError):
                 unfinished.unlink()
-            raise ReadError(f"{path.name}: can't be written: {str(err).replace(str(unfinished), path.name)}") from err
+            raise StoreError(f"{path.name}: can't be written: {str(err).replace(str(unfinished), path.name)}") from err
 
     @classmethod
     def read(cls, path: str | Path | BinaryIO, local_roots: str | Path | Iterable[str | Path] = ()) -> ChipIndex:
