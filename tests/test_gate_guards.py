@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,24 +19,13 @@ from stacchip_core.sources import item as items
 from stacchip_core.sources.cog import RasterRef, open_raster, opening
 from stacchip_core.sources.gate import Gate, Origin
 from tests import test_access, test_hostile, test_hostile_hrefs
+from tests.guards import Check, Notice, Patch, constant
 from tests.hostile_world import World, failures, indexed, refuses, scene, watching
 
-Patch = pytest.MonkeyPatch
-Check = Callable[[Patch, Path], object]
 _NEVER, _ALWAYS = re.compile(r"(?!)"), re.compile(r"(?s).*")
 
 
 # --- what is switched off
-
-
-def constant(module: object, **values: object) -> Callable[[Patch], None]:
-    """Limits and patterns are other ones."""
-
-    def off(patch: Patch) -> None:
-        for name, value in values.items():
-            patch.setattr(module, name, value)
-
-    return off
 
 
 def look_before_connecting(patch: Patch) -> None:
@@ -165,14 +153,6 @@ def a_name_that_is_bound_anew(patch: Patch, folder: Path) -> None:
         test_hostile_hrefs.test_a_name_that_is_bound_anew_after_it_was_looked_at_gains_nothing(world, patch)
 
 
-@dataclass(frozen=True)
-class Notice:
-    """A guard that is switched off, and what has to fail then."""
-
-    off: Callable[[Patch], None]
-    check: Check
-
-
 _SCHEMES = (*hrefs.REMOTE_SCHEMES, "ftp")
 NOTICES: Mapping[str, Notice] = {
     "scheme": Notice(
@@ -228,12 +208,4 @@ NOTICES: Mapping[str, Notice] = {
 
 @pytest.mark.parametrize("what", list(NOTICES))
 def test_what_the_gate_refuses_is_missed_by_a_test(what: str, tmp_path: Path) -> None:
-    notice = NOTICES[what]
-    for name in ("guarded", "off"):
-        (tmp_path / name).mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        notice.check(patch, tmp_path / "guarded")  # passes as long as nothing is switched off
-    with pytest.MonkeyPatch.context() as patch:
-        notice.off(patch)
-        with pytest.raises((AssertionError, pytest.fail.Exception, StacchipError)):
-            notice.check(patch, tmp_path / "off")
+    NOTICES[what].is_noticed(tmp_path)
