@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def test_items_whose_files_are_gone_are_told_by_the_plan(tmp_path: Path) -> None
     assert list(found.unreadable) == [f"sentinel-2-l2a/{items[0]['id']}"]
     assert "asset 'nir'" in str(found)
     assert found.chips == 50
+    lost = replace(found, unreadable={f"naip/i{number}": f"item i{number}: gone" for number in range(25)})
+    told = str(lost).splitlines()
+    assert sum("can't be read: item i" in line for line in told) == 10
+    assert told[-1] == "  and 15 items more; `unreadable` has all"
+    assert len(lost.to_dict()["unreadable"]) == 25
 
 
 def test_of_many_items_some_headers_tell_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from stacchip_core.warehouse.warehouse import Warehouse
 
 # Items of a collection whose headers are read; where there are more, the others are taken to be like these.
 _ITEMS_READ = 64
+_TOLD = 10  # items that can't be read, in what is printed
 
 # What a worker does in a second, on one core; docs/performance.md says how it was measured. Sixteen requests of 30 ms
 # are under way at a time, on a line of 25 MB/s.
@@ -140,7 +141,9 @@ class ReadPlan:
         lines.append(f"  writes {about}{_size(self.bytes_out)}, uncompressed, in {self.shards:,} shards")
         lines.append(f"  takes roughly {_time(self.seconds)} of one worker")
         lines += [f"  {count:,} chips pass with no {column}" for column, count in self.null_fractions.items()]
-        lines += [f"  can't be read: {reason}" for reason in self.unreadable.values()]
+        reasons = list(self.unreadable.values())
+        lines += [f"  can't be read: {reason}" for reason in reasons[:_TOLD]]
+        lines += [f"  and {len(reasons) - _TOLD:,} items more; `unreadable` has all"] if len(reasons) > _TOLD else []
         return "\n".join(lines)
 
 
