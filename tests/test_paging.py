@@ -64,6 +64,24 @@ def test_a_next_page_on_another_host_is_refused(api: StacServer) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("is_redirect", [False, True], ids=["next", "redirect"])
+@pytest.mark.parametrize(
+    "spelling", ["{evil}\\@{own}/search", "{evil}\\\\@{own}/search", "{evil}\\.{own}@{own}/search"]
+)
+def test_no_spelling_of_another_host_passes_for_the_own_one(api: StacServer, spelling: str, is_redirect: bool) -> None:
+    """A backslash ends the host for what sends the request, and is a part of a user name for Python's urlsplit."""
+    with serving(StacServer(pages=[[item("evil")]])) as canary:
+        own, evil = (one.url.removeprefix("http://").rstrip("/") for one in (api, canary))
+        href = f"http://{spelling.format(evil=evil, own=own)}"
+        if is_redirect:
+            api.faults = [Answer({}, 302, {"Location": href}) for _ in range(99)]
+        else:
+            api.next_link = lambda n: {"rel": "next", "href": href}
+        with pytest.raises(ReadError):
+            ids(Source(url=api.url))
+        assert canary.requests == []
+
+
 @pytest.mark.parametrize("body", [b"<html>busy</html>", b"[]", json.dumps({"features": None}).encode()])
 def test_an_answer_that_is_no_page_is_an_error(api: StacServer, body: bytes) -> None:
     api.faults = [Answer(body) for _ in range(9)]

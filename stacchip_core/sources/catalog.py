@@ -19,12 +19,13 @@ from stacchip_core.errors import IncompleteError, InputError, ReadError, Stacchi
 from stacchip_core.sources.access import unsigned_href
 from stacchip_core.sources.api import Api, open_api
 from stacchip_core.sources.crawl import Disk, Place, Web, checked_item, crawl, items_of, unreadable
+from stacchip_core.sources.gate import origin_of
 from stacchip_core.sources.geoparquet import is_parquet, parquet_files, read_rows
 from stacchip_core.sources.interval import parse_interval
 from stacchip_core.sources.item import StagedItem, updated
 from stacchip_core.sources.paging import key_of
 from stacchip_core.sources.source import Source, local_path
-from stacchip_core.sources.transport import Document, Query, Transport, is_same_host, origin_of
+from stacchip_core.sources.transport import Document, Query, Transport, is_same_host
 from stacchip_core.sources.windows import Coverage, Covered, Gap, Page, Window
 
 logger = logging.getLogger(__name__)
@@ -294,7 +295,7 @@ def _place(href: str, source: Source, transport: Transport) -> tuple[Place, str]
         return Disk(source.roots), str(named)
     if urlsplit(href).scheme not in ("http", "https") or not urlsplit(href).hostname:
         raise InputError(f"{unsigned_href(href)}: catalogs and items are read from http(s) URLs or local paths")
-    return Web(origin_of(href), lambda url: transport.document(Query(url))), href
+    return Web(str(origin_of(href, may_have_user=True)), lambda url: transport.document(Query(url))), href
 
 
 def _staged(feature: object, page: str) -> StagedItem:

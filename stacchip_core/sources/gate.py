@@ -54,6 +54,10 @@ class Origin:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """The URL without a path."""
+        return f"{self.scheme}://{self.netloc}"
+
     @property
     def netloc(self) -> str:
         """`host:port`, as it may be named."""
@@ -154,8 +158,12 @@ class Gate:
 OPEN = Gate()
 
 
-def origin_of(href: str) -> Origin:
+def origin_of(href: str, *, may_have_user: bool = False) -> Origin:
     """Origin of an http(s) URL in its one spelling.
+
+    Args:
+        href: the URL.
+        may_have_user: let user info pass, which a catalog that a user names may carry, and an item may not.
 
     Raises:
         HrefRefusedError: with its rule: no http(s) URL, user info, or a host in a spelling that programs read apart.
@@ -169,7 +177,7 @@ def origin_of(href: str) -> Origin:
         raise HrefRefusedError("the URL's host or port can't be read", rule="host-spelling") from err
     if parts.scheme not in _PORTS:
         raise HrefRefusedError(f"scheme {parts.scheme!r} is neither https nor http", rule="scheme")
-    if "@" in parts.netloc:
+    if "@" in parts.netloc and not may_have_user:
         raise HrefRefusedError(f"the URL of host {host[:80]!r} carries a user name or password", rule="userinfo")
     return Origin(parts.scheme, _canonical(host), _PORTS[parts.scheme] if port is None else port)
 

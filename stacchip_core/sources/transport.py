@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 
-from stacchip_core.errors import InputError, ReadError, TransientReadError
+from stacchip_core.errors import HrefRefusedError, ReadError, TransientReadError
 from stacchip_core.sources.access import unsigned_href
+from stacchip_core.sources.gate import origin_of
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -202,24 +203,18 @@ def parse_document(text: bytes | str, href: str) -> Document:
     return document
 
 
-def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL: what may be followed from it."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    except ValueError as err:
-        raise InputError(f"{unsigned_href(url)}: {err}") from err
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
-
-
 def is_same_host(one: str, other: str) -> bool:
-    """Whether `other` may be followed from `one`: the same scheme, host and port, or the host's own https."""
+    """Whether `other` may be followed from `one`: the same scheme, host and port, or the host's own https.
+
+    A URL that programs read apart is of no host: a backslash ends the host for what sends the request, and is a part
+    of a user's name for Python's urlsplit.
+    """
     try:
-        here, there = origin_of(one), origin_of(other)
-    except ValueError:
+        here, there = (origin_of(url, may_have_user=True) for url in (one, other))
+    except HrefRefusedError:
         return False
-    is_upgrade = here.startswith("http://") and here.endswith(":80")
-    return there == here or (is_upgrade and there == f"https://{here.removeprefix('http://').removesuffix(':80')}:443")
+    is_upgrade = (here.scheme, here.port, there.scheme, there.port) == ("http", 80, "https", 443)
+    return here == there or (is_upgrade and here.host == there.host)
 
 
 def _within(seconds: float, work: Callable[[], T], name: str) -> T:

@@ -18,7 +18,7 @@ from stacchip_core.sources.catalog import discover
 from stacchip_core.sources.cause import cause_of
 from stacchip_core.sources.item import StagedItem
 from stacchip_core.sources.source import Source
-from stacchip_core.sources.transport import origin_of
+from stacchip_core.sources.transport import is_same_host
 from stacchip_core.warehouse.backoff import Backoff
 from stacchip_core.warehouse.items import at_spec, grids_of, states_of
 from stacchip_core.warehouse.manifest import Manifest
@@ -75,9 +75,7 @@ def could_hold(source: Source, name: str) -> bool:
         return True
     if not is_remote(name):
         return not any(is_remote(href) for href in own)
-    return name in map(unsigned_href, own) or any(
-        is_remote(href) and origin_of(href) == origin_of(name) for href in own
-    )
+    return name in map(unsigned_href, own) or any(is_remote(href) and is_same_host(href, name) for href in own)
 
 
 def _due(manifest: Manifest, failed: pa.Table, backoff: Backoff) -> pa.Table:
