@@ -17,7 +17,6 @@ from stacchip_core.sources import paging, transport
 from stacchip_core.sources.paging import Walk
 from stacchip_core.sources.transport import Query, Transport
 from stacchip_core.sources.windows import Coverage
-from stacchip_core.warehouse import follow
 from tests import test_catalog, test_hostile_stac, test_paging
 from tests.catalogs import item
 from tests.guards import Check, Notice, Patch, constant
@@ -26,7 +25,6 @@ from tests.stac_server import Answer, StacServer
 from tests.stac_server import serving as serving_pages
 
 JSON = dict[str, Any]
-_ROUND = follow._Round
 
 
 # --- what is switched off
