@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows.pictures import dataset_pictures
 from stacchip_core import Dataset, Storage, Warehouse, materialize
 from stacchip_core.chips import report
-from stacchip_core.chips.charts import Histogram, histogram_svg
+from stacchip_core.chips.charts import Histogram, histogram_svg, number_text
 from stacchip_core.chips.pictures import coverage_of, sample_of, spread
 from stacchip_core.chips.report import report_html
 from stacchip_core.cli import app
@@ -157,3 +157,18 @@ def test_a_dataset_of_a_collection_without_chips_has_a_page(tmp_path: Path) -> N
     warehouse: Warehouse = made(tmp_path / "scenes", tmp_path / "w")
     page = report_html(materialize(warehouse, spec(limit=1, bands=[{"collection": "naip", "bands": ["image"]}])))
     assert "1 chips of 1 items" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0312345, "0.03123"),
+        (94.087, "94.09"),
+        (999.96, "1000"),
+        (11_430.4, "11,430"),
+        (-12_345.0, "-12,345"),
+        (0, "0"),
+    ],
+)
+def test_values_of_pixels_are_written_as_people_write_them(value: float, text: str) -> None:
+    assert number_text(value) == text

@@ -60,7 +60,7 @@ class Histogram:
 
     def text(self, value: float) -> str:
         """A value as the axis has it."""
-        return f"{value:.0%}" if self.what == "chips" else f"{value:.4g}"
+        return f"{value:.0%}" if self.what == "chips" else number_text(value)
 
 
 def histogram_svg(histogram: Histogram, *, label: str, tone: str) -> str:
@@ -84,11 +84,16 @@ def histogram_svg(histogram: Histogram, *, label: str, tone: str) -> str:
         for at, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
     )
     mean = min(max((histogram.mean - histogram.low) / span, 0.0), 1.0) * width
-    told = f"{histogram.mean:.1%}" if histogram.what == "chips" else f"{histogram.mean:.4g}"
+    told = f"{histogram.mean:.1%}" if histogram.what == "chips" else number_text(histogram.mean)
     return (
         f'{head}mean {told} of {histogram.known} {histogram.what}">{axis}{_bars(histogram, width, base, tone)}'
         f'<line class="mean" x1="{mean:.1f}" y1="4" x2="{mean:.1f}" y2="{base}"/>{ticks}</svg>'
     )
+
+
+def number_text(value: float) -> str:
+    """A value of pixels in four digits, or whole: 0.0312, 94.09, 11,430."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def size_text(size: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from stacchip_core.chips.charts import Histogram, histogram_svg, size_text
+from stacchip_core.chips.charts import Histogram, histogram_svg, number_text, size_text
 from stacchip_core.chips.maps import PlaceMap
 from stacchip_core.chips.pictures import Sample, coverage_of, png_uri, sample_of
 
@@ -155,7 +155,7 @@ def _band(name: str, histogram: Histogram) -> str:
     chart = histogram_svg(histogram, label=name, tone=_BAND_COLOURS.get(name, "var(--map-1)"))
     told = "no measurement"
     if histogram.mean is not None and histogram.std is not None:
-        told = f"mean {histogram.mean:.4g} ± {histogram.std:.4g}"
+        told = f"mean {number_text(histogram.mean)} ± {number_text(histogram.std)}"
     return f"<div><h3>{escape(name)}</h3>{chart}<small>{told}</small></div>"
 
 
