@@ -32,7 +32,7 @@ print(len(dataset), int(line.split()[1]) / 1024)
 def peak(root: Path, pixels: Path) -> tuple[int, float]:
     """Chips of a dataset made by a fresh process, and the most memory that it held, MiB (proc(5), VmHWM)."""
     command = [sys.executable, "-c", CHILD, str(root), str(pixels)]
-    environment = {**os.environ, "GDAL_CACHEMAX": "16"}
+    environment = {**os.environ, "GDAL_CACHEMAX": "16", "MALLOC_ARENA_MAX": "2"}  # of glibc, else one a thread
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.stdout, done.stderr
     chips, mib = done.stdout.split()
