@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,12 +51,15 @@ class State:
         return live, failed
 
 
-def after_commit(state: State, pieces: Iterable[Piece], *, seen: int, now: int) -> State:
-    """The state after a run that read version `seen` has committed its pieces as version `now`."""
+def after_commit(state: State, pieces: Iterable[Piece], *, seen: int, now: int, settled: Container[int] = ()) -> State:
+    """The state after a run that read version `seen` has committed its pieces as version `now`.
+
+    Those at places of `settled`, which an earlier commit of the same files has dealt with, change nothing.
+    """
     live, failed, deleted = dict(state.live), dict(state.failed), dict(state.deleted)
-    for piece in _one_of_each(pieces):
+    for number, piece in _one_of_each(pieces):
         place = (piece.key, piece.size)
-        if not is_news(state, piece, seen):
+        if number in settled or not is_news(state, piece, seen):
             continue
         if piece.failure:
             failed[place] = Held(piece, now)
@@ -111,13 +114,13 @@ def _dated_before(one: Piece, other: Piece) -> bool:
     return one.updated is not None and other.updated is not None and one.updated < other.updated
 
 
-def _one_of_each(pieces: Iterable[Piece]) -> list[Piece]:
-    """Of several forms of an item in one run, the last by its source."""
-    chosen: dict[Place, Piece] = {}
-    for piece in pieces:
-        before = chosen.get((piece.key, piece.size))
+def _one_of_each(pieces: Iterable[Piece]) -> list[tuple[int, Piece]]:
+    """Of several forms of an item in one run, the last by its source; each with its place in the run."""
+    chosen: dict[Place, tuple[int, Piece]] = {}
+    for number, piece in enumerate(pieces):
+        _, before = chosen.get((piece.key, piece.size), (0, None))
         if before is None or _rank(piece) > _rank(before):
-            chosen[piece.key, piece.size] = piece
+            chosen[piece.key, piece.size] = (number, piece)
     return list(chosen.values())
 
 

@@ -190,6 +190,18 @@ def test_parts_that_were_committed_undo_nothing_that_came_later() -> None:
     assert chip_ids(version_of(store).dataset()) == Piece(1, form="b").chip_ids
 
 
+def test_parts_with_a_failure_and_a_success_of_one_item_are_committed_once() -> None:
+    store = memory_store()
+    parts = [
+        part_of(store, "s2", [Piece(1, "b", failure="read")]).part,
+        part_of(store, "s2", [Piece(1), Piece(2)]).part,
+    ]
+    first = commit_parts(store, "s2", parts, read_version=0)
+    again = commit_parts(store, "s2", parts, read_version=0)
+    assert (again.version, again.sha256) == (first.version, first.sha256)
+    assert not version_of(store).failures().num_rows
+
+
 @pytest.mark.parametrize("order", [("r1", "r2"), ("r2", "r1")])
 def test_two_recipes_of_overlapping_runs_settle_on_one(order: tuple[str, str]) -> None:
     store = memory_store()
@@ -317,6 +329,22 @@ def test_a_race_lost_to_the_same_work_leaves_nothing_to_commit() -> None:
     done = commit_through(store, [Piece(1)])
     assert (done.version, done.new) == (1, 0)
     assert len(Manifest.load(store, "s2").entries) == 1
+
+
+def test_of_parts_that_a_rival_commits_meanwhile_nothing_is_left() -> None:
+    store = FaultyStore()
+    parts = [
+        part_of(store, "s2", [Piece(1, "b", failure="read")]).part,
+        part_of(store, "s2", [Piece(1), Piece(2)]).part,
+    ]
+
+    def rival(work: Callable[[], None]) -> None:
+        commit_parts(MemoryStore(store.root, store.path("x")[:-2], store.fs), "s2", parts, read_version=0)
+        work()
+
+    store.faults.append(rival)
+    assert commit_parts(store, "s2", parts, read_version=0).version == 1
+    assert not version_of(store).failures().num_rows
 
 
 def test_an_add_that_lost_to_an_older_form_becomes_an_update() -> None:

@@ -62,7 +62,7 @@ def rebase(patch: Patch) -> None:
     settled = settling.settle
     kept: dict[int, Any] = {}
 
-    def once(mine: Any, states: States, read_version: int, **how: bool) -> Any:
+    def once(mine: Any, states: States, read_version: int, **how: Any) -> Any:
         return kept.setdefault(id(mine), (mine, settled(mine, states, read_version, **how)))[1]
 
     patch.setattr(committing, "settle", once)
@@ -90,7 +90,8 @@ def hash_chain(patch: Patch) -> None:
 
 def memory_of_parts(patch: Patch) -> None:
     """Parts that were committed are not known again."""
-    patch.setattr(committing, "_without_committed", lambda _, work: work)
+    settled = settling.settle
+    patch.setattr(committing, "settle", lambda *mine, **how: settled(*mine, **{**how, "committed": ()}))
 
 
 # --- what notices

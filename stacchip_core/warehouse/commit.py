@@ -22,7 +22,7 @@ from stacchip_core.warehouse.classify import other_collection, usual_collection
 from stacchip_core.warehouse.data import clash, union
 from stacchip_core.warehouse.entry import Counts, FileInfo, LogEntry, Totals
 from stacchip_core.warehouse.files import iso
-from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, advance, states_of, write_items
+from stacchip_core.warehouse.items import ITEM_SCHEMA, ItemState, States, advance, states_of, write_items
 from stacchip_core.warehouse.log import Patience
 from stacchip_core.warehouse.manifest import Manifest
 from stacchip_core.warehouse.memory import is_news
@@ -104,7 +104,6 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
         CommitUnknownError: no answer from the store; nothing was removed.
     """
     _refuse_strays(manifest, work)
-    work = _without_committed(manifest, work)
     own = _own(manifest, work)
     keys = {state.key for state in own.states}
     states = manifest.states(keys)
@@ -112,7 +111,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     items: FileInfo | None = None
     checkpoint: Checkpoint | None = None
     for attempt in range(_ATTEMPTS):
-        before, settled = settled, settle(own.states, states, work.read_version, is_rebuilt=work.is_rebuilt)
+        before, settled = settled, _settled(manifest, own, states)
         if not settled.places and not (manifest.version and is_news(manifest.sources, work.sources)):
             return replace(_failures(own), name=manifest.name, version=manifest.version, sha256=manifest.sha256)
         _refuse_other_types(manifest, own, settled)
@@ -157,15 +156,6 @@ def _refuse_strays(manifest: Manifest, work: Work) -> None:
         )
 
 
-def _without_committed(manifest: Manifest, work: Work) -> Work:
-    """The work without rows whose data file the log names: a commit that landed has settled them."""
-    committed = pa.array(sorted(manifest.data_files(work.files)), pa.string())
-    if not len(committed):
-        return work
-    is_open = pc.invert(pc.fill_null(pc.is_in(work.rows["file"], committed), False))
-    return replace(work, rows=work.rows.filter(is_open).combine_chunks())
-
-
 def _own(manifest: Manifest, work: Work) -> Own:
     """The work as a part of its collection: rows of another collection id are failures."""
     done = [state for state in states_of(work.rows) if state.op not in _WITHOUT_CHIPS]
@@ -174,6 +164,12 @@ def _own(manifest: Manifest, work: Work) -> Own:
     if any(_collection_of(state) != collection for state in done):
         rows = _with_others_failed(rows, collection, manifest.name)
     return Own(work, collection, rows, tuple(states_of(rows)))
+
+
+def _settled(manifest: Manifest, own: Own, states: States) -> Settled:
+    work = own.work
+    committed = manifest.data_files(work.files)
+    return settle(own.states, states, work.read_version, is_rebuilt=work.is_rebuilt, committed=committed)
 
 
 def _collection_of(state: ItemState) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -41,14 +41,22 @@ class Known:
     deleted: ItemState | None = None
 
 
-def settle(mine: Sequence[ItemState], states: States, read_version: int, *, is_rebuilt: bool = False) -> Settled:
-    """Which rows are news, given what is committed by now.
+def settle(
+    mine: Sequence[ItemState],
+    states: States,
+    read_version: int,
+    *,
+    is_rebuilt: bool = False,
+    committed: Container[str] = (),
+) -> Settled:
+    """Which rows are news, given what is committed by now: of several of one item the one that ranks first, or none.
 
     Args:
         mine: the run's rows.
         states: of the same items, at the newest version.
         read_version: the version the run compared its items with.
         is_rebuilt: rows of forms that are live already are news, where nobody else has committed them meanwhile.
+        committed: data files that the log names: a commit that landed has settled their rows.
     """
     live, failed, deleted = ({one.identity: one for one in states_of(rows)} for rows in states.tables())
     chosen: dict[Identity, int] = {}
@@ -56,6 +64,7 @@ def settle(mine: Sequence[ItemState], states: States, read_version: int, *, is_r
         other = chosen.get(state.identity)
         if other is None or rank(state) > rank(mine[other]):
             chosen[state.identity] = place
+    chosen = {one: place for one, place in chosen.items() if (mine[place].file or "") not in committed}
     known = {one: Known(live.get(one), failed.get(one), deleted.get(one)) for one in chosen}
     ops = {
         place: op
