@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,6 +222,39 @@ def test_readers_of_a_damaged_file_name_it_or_give_the_right_rows(world: MemoryW
                 else:
                     assert found == (right_merge if what == "merge" else right[what]), f"{what}, {key}, {name}"
     assert told or kind in ("collections _last_checkpoint.json", "collections checkpoints"), "nobody noticed"
+
+
+@pytest.mark.parametrize("kind", sorted(EXPECTED_KINDS))
+def test_a_folder_in_the_place_of_a_file_is_damage_of_that_file(world: MemoryWorld, kind: str, tmp_path: Path) -> None:
+    right = {name: read() for name, read in readers(world.warehouse).items()}
+    keys = objects(world)[kind]
+    for number, key in enumerate({keys[0], keys[-1]}):
+        warehouse = on_disk(world, tmp_path / str(number))
+        path = tmp_path / str(number) / key
+        path.unlink()
+        path.mkdir()
+        for what, read in readers(warehouse).items():
+            try:
+                found = read()
+            except StacchipError as err:
+                assert key in str(err), f"{what}, {key}: the error does not name the file: {err}"
+            else:
+                assert found == right[what] or kind == "tags", f"{what}, {key}"
+        for look in (warehouse.verify, partial(warehouse.verify, deep=True)):
+            problems = look().problems
+            assert kind == "tags" or any(key in (problem.path, *problem.what.split()) for problem in problems), key
+        left = warehouse.repair(dry_run=False).left
+        assert path.is_dir(), "a folder of somebody's was removed"
+        assert left or kind in ("tags", "collections data", "combined data", "combined items"), key
+
+
+def on_disk(world: MemoryWorld, root: Path) -> Warehouse:
+    """The same objects in a folder."""
+    for key in (key for keys in objects(world).values() for key in keys):
+        path = root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(world.store.read(key))
+    return Warehouse(root)
 
 
 # --- every byte

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from stacchip_core.errors import TransientStoreError
 from stacchip_core.warehouse import checkpoint as checkpoints
 from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.care.problems import LOG_FIRST
+from stacchip_core.warehouse.care.repair import repair
 from stacchip_core.warehouse.care.vacuum import vacuum
 from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.checkpoint import Checkpoint, hint_key
@@ -401,3 +404,17 @@ def test_of_a_damaged_log_the_rest_is_still_looked_at(sound: Store) -> None:
     problems = found(store, deep=False)
     assert {("log", key), ("combined", data)} <= problems
     assert ("source", f"{GLOBAL}@3") in problems, "it was made of a version that can't be trusted any more"
+
+
+@pytest.mark.parametrize("damage", [Store.delete, partial(Store.write, data=b"{")])
+def test_what_a_damaged_log_can_not_prove_is_left_alone(sound: Store, damage: Callable[[Store, str], None]) -> None:
+    """Nobody is told to delete a tag that is sound, nor that an entry names no checkpoint which does."""
+    store = copied(sound)
+    damage(store, Log(store, GLOBAL).key(1))
+    damage(store, Log(store, S2).key(2))
+    problems = verify(store, deep=True).problems
+    assert not [problem for problem in problems if problem.kind == "hint"]
+    pinned = [problem for problem in problems if problem.kind in ("tag", "lock")]
+    assert {problem.path for problem in pinned} == {"tags/paper.json", "datasets/fields/dataset.json"}
+    assert {problem.todo for problem in pinned} == {LOG_FIRST}
+    assert set(pinned) <= set(repair(store).left)

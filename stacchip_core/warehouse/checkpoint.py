@@ -145,16 +145,21 @@ def read_hint(store: Store, folder: str) -> int | None:
         data = json.loads(body)
         version = data["version"]
         return version if sealed(data) == body and isinstance(version, int) and version > 0 else None
-    except (ObjectNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (ObjectNotFoundError, CorruptWarehouseError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def write_hint(store: Store, folder: str, version: int) -> None:
     """Note that entry `version` names a checkpoint; without the note readers list the log, so failing is no error."""
     try:
-        store.write(hint_key(folder), sealed({"version": version}))
+        store.write(hint_key(folder), hint_body(version))
     except StoreError as err:
         logger.info("%s: the hint to its checkpoint could not be written: %s", folder, err)
+
+
+def hint_body(version: int) -> bytes:
+    """The hint file that names entry `version`."""
+    return sealed({"version": version})
 
 
 def hint_key(folder: str) -> str:

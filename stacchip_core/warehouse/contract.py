@@ -17,6 +17,7 @@ from typing import Any
 from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from stacchip_core.errors import (
+    CorruptWarehouseError,
     ObjectExistsError,
     ObjectNotFoundError,
     StoreError,
@@ -245,6 +246,8 @@ class Store(ABC):
                     raise ObjectNotFoundError(f"{where}: no such object") from err
                 case Outcome.TRANSIENT:
                     raise TransientStoreError(f"{where}: could not be {done} just now: {explain(err)}") from err
+                case Outcome.IN_THE_WAY:
+                    raise CorruptWarehouseError(f"{where} is damaged: a folder stands in its place") from err
                 case Outcome.REFUSED:
                     raise StoreError(f"{where}: could not be {done}: {explain(err)}") from err
 

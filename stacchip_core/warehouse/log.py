@@ -63,6 +63,13 @@ class Log:
         """Key of an entry."""
         return f"{self.folder}/log/{version:020d}.json"
 
+    def body(self, version: int) -> bytes | None:
+        """Bytes of an entry, not looked at; None where there is none."""
+        try:
+            return self.store.read(self.key(version))
+        except ObjectNotFoundError:
+            return None
+
     def entries(self) -> tuple[LogEntry, ...]:
         """All entries, oldest first, proven by the chain.
 
@@ -83,7 +90,7 @@ class Log:
         """
         numbers = range(first, last + 1)
         with ThreadPoolExecutor(_READERS) as pool:
-            bodies = list(pool.map(self._read_if_there, numbers))
+            bodies = list(pool.map(self.body, numbers))
         return self._proven((), [self._whole(*pair, last) for pair in zip(numbers, bodies, strict=True)], first)
 
     def follow(self, entries: tuple[LogEntry, ...], later: tuple[LogEntry, ...]) -> tuple[LogEntry, ...]:
@@ -113,12 +120,12 @@ class Log:
             VersionNotFoundError: lists the versions there are.
             CorruptWarehouseError: its bytes are not those that the next entry was written after.
         """
-        body = self._read_if_there(version) if version > 0 else None
+        body = self.body(version) if version > 0 else None
         if body is None:
             newest = self.listed()
             there = f"versions 1 to {newest}" if newest else "no version yet"
             raise VersionNotFoundError(f"{self.folder} has no version {version}; it has {there}")
-        after = self._read_if_there(version + 1)
+        after = self.body(version + 1)
         return self._proven((), [body] if after is None else [body, after], version)[0]
 
     def append(self, entry: LogEntry) -> LogEntry:
@@ -203,7 +210,7 @@ class Log:
         first = known[-1].version + 1 if known else first
         with ThreadPoolExecutor(_AHEAD) as pool:
             while True:
-                bodies = list(pool.map(self._read_if_there, range(first, first + _AHEAD)))
+                bodies = list(pool.map(self.body, range(first, first + _AHEAD)))
                 newest = max((number for number, body in enumerate(bodies, first) if body is not None), default=0)
                 # an earlier entry may have been asked for just before it was there, and a later one just after
                 found = [self._whole(number, bodies[number - first], newest) for number in range(first, newest + 1)]
@@ -214,16 +221,10 @@ class Log:
 
     def _whole(self, number: int, body: bytes | None, newest: int) -> bytes:
         """An entry's bytes, asked for once more where it was not there."""
-        body = self._read_if_there(number) if body is None else body
+        body = self.body(number) if body is None else body
         if body is None:
             raise CorruptWarehouseError(f"log entry {self.key(number)} is missing, though version {newest} is there")
         return body
-
-    def _read_if_there(self, version: int) -> bytes | None:
-        try:
-            return self.store.read(self.key(version))
-        except ObjectNotFoundError:
-            return None
 
     def _proven(self, known: tuple[LogEntry, ...], bodies: list[bytes], first: int) -> tuple[LogEntry, ...]:
         entries = list(known)

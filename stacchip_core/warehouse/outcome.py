@@ -39,6 +39,7 @@ class Outcome(Enum):
     MISSING = "missing"
     TRANSIENT = "transient"  # it may have happened or not, and may work later
     REFUSED = "refused"
+    IN_THE_WAY = "in the way"  # a folder stands where the object should
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -103,6 +104,8 @@ def _by_class(error: BaseException) -> Outcome:
         return Outcome.EXISTS
     if isinstance(error, FileNotFoundError):
         return Outcome.MISSING
+    if isinstance(error, IsADirectoryError):
+        return Outcome.IN_THE_WAY
     links = list(_chain(error))
     if any(isinstance(link, (TimeoutError, ConnectionError, *_transient_classes())) for link in links):
         return Outcome.TRANSIENT

@@ -18,6 +18,7 @@ from stacchip_core.warehouse.care.verify import verify
 from stacchip_core.warehouse.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
+    hint_body,
     hint_key,
     write_checkpoint,
     write_hint,
@@ -124,7 +125,7 @@ def _hints(store: Store, problems: Sequence[Problem]) -> Iterator[_Step]:
         if head is not None and head.checkpoint:
             mended = tuple(filter(None, [wrong.get(key)]))
             what = f"write the hint anew: entry {head.checkpoint} names the newest checkpoint"
-            yield _Step(Action(key, what), mended, partial(write_hint, store, folder, head.checkpoint))
+            yield _Step(Action(key, what), mended, partial(store.write, key, hint_body(head.checkpoint)))
         elif key in wrong:
             what = "remove the hint: there is no checkpoint yet"
             yield _Step(Action(key, what), (wrong[key],), partial(store.delete, key))

@@ -108,8 +108,8 @@ def has_log(store: Store, folder: str) -> bool:
     """Whether there is any entry of a log; whether all of them are there shows when it is read."""
     log = Log(store, folder)
     try:
-        return store.exists(log.key(1)) or log.listed() > 0
-    except CorruptWarehouseError:  # there is one, and one before it is missing
+        return log.body(1) is not None or log.listed() > 0
+    except CorruptWarehouseError:  # there is one, and it can't be read, or one before it is missing
         return True
 
 

@@ -19,7 +19,7 @@ from stacchip_core.errors import (
 )
 from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, LOCKS, Pin, dataset_pin
 from stacchip_core.warehouse.care.needs import current_files, merged_versions, needed_files
-from stacchip_core.warehouse.care.problems import KINDS_OF_FILES, LEFT_ALONE, OLD_ONLY, Problem, Report, todo
+from stacchip_core.warehouse.care.problems import KINDS_OF_FILES, LEFT_ALONE, LOG_FIRST, OLD_ONLY, Problem, Report, todo
 from stacchip_core.warehouse.care.proof import (
     damaged_files,
     strange_checkpoints,
@@ -36,6 +36,8 @@ from stacchip_core.warehouse.store import Listed, Store
 from stacchip_core.warehouse.tags import DELETED, TAGS, TRACE, key_of, parse_tag, tag_names
 
 logger = logging.getLogger(__name__)
+
+Body = bytes | CorruptWarehouseError | None  # of an object; what is wrong with it; None where there is none
 
 _NUMBERED = re.compile(r"(\d{20})\.json")
 _READERS = 8
@@ -57,6 +59,10 @@ class _Work:
 
     def add(self, kind: str, path: str, what: object, do: str = "") -> None:
         self.problems.append(Problem(kind, path, str(what), do or todo(kind)))
+
+    def is_log_damaged(self, folder: str) -> bool:
+        """Whether entries of a log were found to be missing or damaged."""
+        return any(problem.kind == "log" and problem.path.startswith(f"{folder}/") for problem in self.problems)
 
 
 def verify(store: Store, *, deep: bool = False) -> Report:
@@ -120,7 +126,7 @@ def _tags(work: _Work) -> Iterator[Pin]:
         if match is None or body is None:
             continue
         try:
-            parse_tag(match[1], body, key)
+            parse_tag(match[1], _whole(body), key)
         except CorruptWarehouseError as err:
             work.add("tag", key, err, "remove the object: it is of a tag that was deleted")
 
@@ -149,8 +155,10 @@ def _entries(work: _Work, folder: str) -> list[LogEntry]:
     names = [key.rpartition("/")[2] for key in work.store.list(f"{folder}/log")]
     newest = max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0)
     with ThreadPoolExecutor(_READERS) as pool:
-        bodies = pool.map(lambda number: _body(work.store, log.key(number)), range(1, newest + 1))
-        found = [_parsed(work, log.key(number), body) for number, body in enumerate(bodies, start=1)]
+        *bodies, beyond = pool.map(lambda number: _body(work.store, log.key(number)), range(1, newest + 2))
+    if isinstance(beyond, CorruptWarehouseError):  # a listing has no folders
+        bodies.append(beyond)
+    found = [_parsed(work, log.key(number), body) for number, body in enumerate(bodies, start=1)]
     work.checked["log entries"] += newest
     trusted: list[LogEntry] = []
     for number, entry in enumerate(found, start=1):
@@ -166,19 +174,27 @@ def _entries(work: _Work, folder: str) -> list[LogEntry]:
     return trusted
 
 
-def _body(store: Store, key: str) -> bytes | None:
+def _body(store: Store, key: str) -> Body:
     try:
         return store.read(key)
     except ObjectNotFoundError:
         return None
+    except CorruptWarehouseError as err:
+        return err
 
 
-def _parsed(work: _Work, key: str, body: bytes | None) -> LogEntry | None:
+def _whole(body: bytes | CorruptWarehouseError) -> bytes:
+    if isinstance(body, CorruptWarehouseError):
+        raise body
+    return body
+
+
+def _parsed(work: _Work, key: str, body: Body) -> LogEntry | None:
     if body is None:
         work.add("log", key, "it is missing, though a later entry is there")
         return None
     try:
-        return LogEntry.from_bytes(body, key)
+        return LogEntry.from_bytes(_whole(body), key)
     except StoreError as err:
         work.add("log", key, err)
         return None
@@ -187,30 +203,37 @@ def _parsed(work: _Work, key: str, body: bytes | None) -> LogEntry | None:
 def _check_pins(work: _Work, held: Iterable[Pin]) -> None:
     for pin, what in strange_pins(work.known, held):
         kind = "tag" if pin.key.startswith(TAGS) else "lock" if pin.key.startswith("datasets") else "source"
-        work.add(kind, pin.key, what)
+        work.add(kind, pin.key, what, LOG_FIRST if work.is_log_damaged(pin.folder) else "")
 
 
-def _hint(work: _Work, folder: str) -> int | None:
-    """What the hint of a collection says; None where there is none, -1 where it is damaged."""
+def _hint(work: _Work, folder: str) -> int | str | None:
+    """The version that the hint of a collection names, or what is wrong with it; None where there is none."""
     body = _body(work.store, hint_key(folder))
     if body is None:
         return None
     work.checked["hints"] += 1
+    if isinstance(body, CorruptWarehouseError):
+        return str(body)
     try:
         data = json.loads(body)
-        return int(data["version"]) if sealed(data) == body else -1
+        version = int(data["version"])
+        is_whole = version > 0 and sealed(data) == body
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
-        return -1
+        is_whole = False
+    return version if is_whole else "it does not agree with its own checksum"
 
 
-def _check_hint(work: _Work, folder: str, version: int | None) -> None:
+def _check_hint(work: _Work, folder: str, found: int | str | None) -> None:
     history = work.known.get(folder)
-    if version is None or history is None:
+    if found is None or history is None:
         return
-    is_there = 0 < version <= len(history.entries)
-    if not is_there or Checkpoint.of(work.store, history.entries[version - 1]) is None:
-        what = "it does not agree with its own checksum" if version < 0 else f"entry {version} names no checkpoint"
-        work.add("hint", hint_key(folder), what)
+    if isinstance(found, str):
+        work.add("hint", hint_key(folder), found)
+    elif found > len(history.entries):
+        if not work.is_log_damaged(folder):
+            work.add("hint", hint_key(folder), f"entry {found} is not there")
+    elif Checkpoint.of(work.store, history.entries[found - 1]) is None:
+        work.add("hint", hint_key(folder), f"entry {found} names no checkpoint")
 
 
 def _check_counts(work: _Work, history: History) -> None:
@@ -244,12 +267,11 @@ def _check_files(work: _Work, history: History, merged: Mapping[str, int]) -> No
     work.needed[history.folder] = needed
     listed = work.store.listing(history.folder)
     wrong = list[tuple[FileInfo, str]]()
-    for path, info in needed.items():
+    for info in needed.values():
         work.checked["files"] += 1
         work.checked["bytes"] += info.size
-        size = _size(work.store, path, listed)
-        if size != info.size:
-            wrong.append((info, "it is missing" if size is None else f"{size} bytes, the log says {info.size}"))
+        if what := _misfit(work.store, info, listed):
+            wrong.append((info, what))
     _add_files(work, history, wrong)
 
 
@@ -278,11 +300,12 @@ def _add_files(work: _Work, history: History, wrong: Sequence[tuple[FileInfo, st
         work.add(kind, info.path, what, OLD_ONLY if is_old else "")
 
 
-def _size(store: Store, path: str, listed: Mapping[str, Listed]) -> int | None:
-    """Bytes of a file; one that a listing lacks is asked for, as listings may lag behind."""
-    if path in listed:
-        return listed[path].size
+def _misfit(store: Store, info: FileInfo, listed: Mapping[str, Listed]) -> str:
+    """What is wrong with a file's size, if anything; one that a listing lacks is asked for, as listings may lag."""
     try:
-        return store.size(path)
+        size = listed[info.path].size if info.path in listed else store.size(info.path)
     except ObjectNotFoundError:
-        return None
+        return "it is missing"
+    except CorruptWarehouseError as err:
+        return str(err)
+    return "" if size == info.size else f"{size} bytes, the log says {info.size}"
