@@ -179,8 +179,10 @@ def test_folders_of_items_given_by_path_are_not_mixed_up(tmp_path: Path) -> None
 def test_local_items_of_several_disks_need_local_roots(tmp_path: Path) -> None:
     path = lone_item(tmp_path / "a", "item-a", 0.0)
     warehouse = Warehouse(tmp_path / "w", create=True)
-    with pytest.raises(InputError, match="no folder in common; name the folders to be read with local_roots"):
+    with pytest.raises(InputError, match="in none of the 0 local_roots; name the folders to be read with"):
         warehouse.index_items([path, Path("/nowhere/else.json")], chip_size=SIZE)
+    with pytest.raises(InputError, match=r"'/nowhere\.json' is in none of the 1 local_roots"):
+        warehouse.index_items([path, Path("/nowhere.json")], chip_size=SIZE, local_roots=[tmp_path])
     done = warehouse.index_items([path, Path("/nowhere/else.json")], chip_size=SIZE, local_roots=[tmp_path])
     assert isinstance(done, Commit) and (done.new, done.failed) == (1, 1)
 

@@ -168,20 +168,22 @@ class Source(BaseModel):
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Folders that may be read for this source: those given, and the local catalog's or items' own.
+        """Folders that may be read for this source: those given, and the one that what lies in none of them shares.
 
         Raises:
             InputError: local item files without a folder in common but the root of the disk.
         """
         given = tuple(str(Path(root).resolve()) for root in self.local_roots)
         paths = [path for path in map(local_path, [self.url] if self.url else self.items) if path]
-        if not paths:
+        outside = [path for path in paths if not any(path.is_relative_to(root) for root in given)]
+        if not outside:
             return given
-        folder = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
-        if any(folder.is_relative_to(root) for root in given):
-            return given
+        folder = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in outside]))
         if folder == Path(folder.anchor):
-            raise InputError("the item files have no folder in common; name the folders to be read with local_roots")
+            raise InputError(
+                f"the item files have no folder in common, and {str(outside[0])!r} is in none of the {len(given)} "
+                "local_roots; name the folders to be read with local_roots"
+            )
         return (*given, str(folder))
 
     @property

@@ -112,9 +112,7 @@ def _path_of(item: Item) -> Path | None:
 
 def _roots_of(paths: Sequence[Path], roots: tuple[str, ...]) -> tuple[str, ...]:
     """The folders that items given by these paths may read from: those given, and the one that the others share."""
-    given = [Path(root).resolve() for root in roots]
-    outside = [str(path) for path in paths if not any(path.is_relative_to(root) for root in given)]
-    return Source(items=tuple(outside), local_roots=roots).roots if outside else roots
+    return Source(items=tuple(map(str, paths)), local_roots=roots).roots if paths else roots
 
 
 def _read(item: Item, roots: tuple[str, ...]) -> Found:
