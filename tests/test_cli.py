@@ -24,6 +24,7 @@ from stacchip_core.warehouse.warehouse import Warehouse
 from tests.broken import WAYS, Folder
 from tests.care import filled, flipped, grow, later, new_warehouse
 from tests.data import REPO
+from tests.warehouse_rows import Piece, commit_parts, part_of
 
 COMMANDS = ("ls", "versions", "show", "diff", "tag", "verify", "expire", "vacuum", "repair", "files")
 
@@ -100,6 +101,14 @@ def test_show_tells_what_a_version_holds(local: Shell) -> None:
     assert found["bytes"] == sum(info.size for info in version.files)
     assert version.sha256 in local.run("show", "global@2")
     assert local.json("show", "collections/s2")["version"] == 8
+
+
+def test_show_prints_what_is_remembered_of_sources_as_json(shell: Shell) -> None:
+    source = {"url": "https://stac.example", "collections": ["s2"], "memory": {"at": None}}
+    store = shell.warehouse.store
+    commit_parts(store, "s2", [part_of(store, "s2", [Piece(70)]).part], sources=[source])
+    told = shell.run("show", "s2")
+    assert all(word in told for word in ("url https://stac.example", 'collections ["s2"]', 'memory {"at": null}')), told
 
 
 def test_diff_tells_what_changed(local: Shell) -> None:

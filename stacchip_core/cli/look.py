@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,4 +142,8 @@ def _pair(counts: Mapping[str, Mapping[str, int]], kind: str) -> str:
 
 
 def _lines(sources: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(", ".join(f"{name} {value}" for name, value in source.items()) for source in sources)
+    return "\n".join(", ".join(f"{name} {_word(value)}" for name, value in source.items()) for source in sources)
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
