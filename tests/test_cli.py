@@ -121,7 +121,7 @@ def test_diff_tells_what_changed(local: Shell) -> None:
     assert found["counts"]["s2"]["items"] == {"added": 0, "removed": 1, "changed": 1}
     assert "1 items, 5 chips" in local.run("diff", "s2@6", "s2@8")
     assert local.json("diff", "s2@8", "s2")["counts"] == {}
-    assert local.run("diff", "s2@8", "s2") == ""
+    assert local.run("diff", "s2@8", "s2") == "no differences\n"
 
 
 def test_files_are_a_path_a_line(local: Shell) -> None:
@@ -131,6 +131,16 @@ def test_files_are_a_path_a_line(local: Shell) -> None:
     items = local.run("files", "global@2", "--items").splitlines()
     assert sum(pq.ParquetFile(line).metadata.num_rows for line in items) == 10
     assert [one["url"] for one in local.json("files", "global@2")] == lines
+
+
+@pytest.mark.parametrize("number", [3, 8])
+def test_files_of_a_collection_hold_all_its_live_items(local: Shell, number: int) -> None:
+    """Not those of its newest commit alone."""
+    live = local.warehouse.collection("s2", number).items()["key"].to_pylist()
+    lines = local.run("files", f"s2@{number}", "--items").splitlines()
+    rows = [row for line in lines for row in pq.read_table(line, columns=["key", "op"]).to_pylist()]
+    assert {row["key"] for row in rows if row["op"] not in ("failed", "delete")} >= set(live)
+    assert len(set(lines)) == len(lines) > 1
 
 
 def test_a_bucket_is_read_by_url(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -206,6 +216,15 @@ def test_old_versions_expire_and_their_files_go(shell: Shell, monkeypatch: pytes
     assert "a grace period of 24 hours" in shell.run("vacuum", "--grace-days", "1", code=1)
 
 
+def test_a_vacuum_of_many_files_lists_some(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        shell.warehouse.store.write(f"collections/s2/data/orphan-{number}.parquet", b"x")
+    later(monkeypatch, 30)
+    *table, more, total = shell.run("vacuum").splitlines()
+    assert sum(" B " in line or " kB " in line for line in table) == 20
+    assert more == f"and {int(total.split()[0]) - 20} more; --json lists them all"
+
+
 def test_damage_is_told_by_the_exit_code_and_mended(shell: Shell) -> None:
     assert "no problems; checked" in shell.run("verify")
     store = shell.warehouse.store
@@ -219,7 +238,7 @@ def test_damage_is_told_by_the_exit_code_and_mended(shell: Shell) -> None:
     assert [problem["path"] for problem in report["problems"]] == [path]
     assert shell.json("repair")["actions"][0]["path"] == "combined/global"
     assert shell.warehouse.combined("global").version == 3
-    assert "done" in shell.run("repair", "--yes")
+    assert "what older ones lack, `stacchip verify --deep` tells" in shell.run("repair", "--yes")
     assert shell.warehouse.combined("global").version == 4
     store.write(Log(store, "collections/s2").key(3), b"{")
     CliRunner().invoke(app, [*shell.where, "verify"])

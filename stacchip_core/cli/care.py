@@ -10,6 +10,8 @@ import typer
 from stacchip_core.cli import printing
 from stacchip_core.cli.root import LONGEST_DAYS, AsJson, Index, Yes, app
 
+_SHOWN = 20  # files that a table lists
+
 
 @app.command()
 def verify(
@@ -60,15 +62,18 @@ def vacuum(
 ) -> None:
     """Remove files that no version needs; without --yes, only tell which."""
     found = ctx.obj.open().vacuum(dry_run=not yes, grace=timedelta(days=grace_days))
-    rows = [[one.path, printing.size(one.size), f"{one.age_days:.0f} d", one.why] for one in found.files]
+    shown = found.files[:_SHOWN]
+    rows = [[one.path, printing.size(one.size), f"{one.age_days:.0f} d", one.why] for one in shown]
     printing.show(found.to_json(), rows, ("file", "size", "age", "why"), as_json)
     if not as_json:
+        if len(found.files) > _SHOWN:
+            typer.echo(f"and {len(found.files) - _SHOWN} more; --json lists them all")
         done = "removed" if yes else "would be removed, with --yes"
         kept = f"{found.kept} kept ({printing.size(found.kept_bytes)}), {found.young} not old enough"
         typer.echo(
             f"{len(found.files)} files ({printing.size(found.bytes)}) {done}; {kept}; {len(found.unknown)} unknown"
         )
-        for key in found.unknown:
+        for key in found.unknown[:_SHOWN]:
             typer.echo(f"unknown, left alone: {key}")
 
 
@@ -81,5 +86,9 @@ def repair(ctx: typer.Context, yes: Yes = False, as_json: AsJson = False) -> Non
     printing.show(done.to_json(), rows, ("what", "", "what to do"), as_json)
     if not as_json and not rows:
         typer.echo("nothing to mend")
+    if not as_json and yes and done.actions and not done.left:
+        typer.echo(
+            "versions from now on are whole; what older ones lack, `stacchip verify --deep` tells until they expire"
+        )
     if done.left:
         raise typer.Exit(1)

@@ -81,6 +81,8 @@ def diff(
     kinds = ("added", "removed", "changed")
     rows = [[name, *(_pair(own, kind) for kind in kinds)] for name, own in found.counts.items()]
     printing.show(found.to_json(), rows, ("collection", *kinds), as_json)
+    if not as_json and not rows:
+        typer.echo("no differences")
 
 
 @app.command()
@@ -115,7 +117,7 @@ def files(
 ) -> None:
     """Print the files of a version, a path or URL a line, for other tools; those of a collection may hold dead rows."""
     version = opened(ctx.obj.open(), at)
-    infos = version.entry.files("items") if items else version.files
+    infos = version.item_files if items else version.files
     root = version.store.root.replace("s3a://", "s3://", 1)
     found = [{"url": f"{root}/{i.path}", "size": i.size, "rows": i.rows, "sha256": i.sha256} for i in infos]
     typer.echo(

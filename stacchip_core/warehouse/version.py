@@ -63,6 +63,11 @@ class IndexVersion(ABC):
     def files(self) -> tuple[FileInfo, ...]:
         """Data files that hold its rows, and dead rows too where it is a collection."""
 
+    @property
+    @abstractmethod
+    def item_files(self) -> tuple[FileInfo, ...]:
+        """Files that hold the rows of its items, and others too where it is a collection: dead ones, failures."""
+
     @abstractmethod
     def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
         """Live item rows; `item` and `scene`, their JSON, only where asked for by name."""
@@ -132,6 +137,11 @@ class CollectionVersion(IndexVersion):
         """Data files with at least one live row."""
         return tuple(self._live_files())
 
+    @property
+    def item_files(self) -> tuple[FileInfo, ...]:
+        """Files with the row of at least one live item."""
+        return tuple(self._manifest.items_files(set(pc.unique(self._live["version"]).to_pylist())).values())
+
     def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
         """Live item rows; `item` and `scene`, their JSON, only where asked for by name."""
         if set(columns) <= set(LIGHT):
@@ -183,6 +193,11 @@ class CombinedVersion(IndexVersion):
         """All data files of the version."""
         return self.entry.files("data")
 
+    @property
+    def item_files(self) -> tuple[FileInfo, ...]:
+        """All files of items of the version."""
+        return self.entry.files("items")
+
     def items(self, columns: Sequence[str] = LIGHT) -> pa.Table:
         """Item rows; `scene` only where asked for by name, and no `item`: the files hold items as stac-geoparquet.
 
@@ -190,7 +205,7 @@ class CombinedVersion(IndexVersion):
             InputError: `item` is asked for, or a column that items do not have.
         """
         wanted = list(dict.fromkeys([*columns, *IDENTITY]))
-        tables = [read_part_items(self.store, info, wanted) for info in self.entry.files("items")]
+        tables = [read_part_items(self.store, info, wanted) for info in self.item_files]
         rows = pa.concat_tables([empty_rows(wanted), *tables])
         return rows.sort_by([(name, "ascending") for name in IDENTITY]).select(list(columns))
 
@@ -198,15 +213,16 @@ class CombinedVersion(IndexVersion):
         wanted = [*IDENTITY, "scene"]
         tables = [
             read_part_items(self.store, info, wanted, own)
-            for info in self.entry.files("items")
+            for info in self.item_files
             if str(spec) in info.grids and (own := [key for key in keys if key.startswith(f"{info.collection_id}/")])
         ]
         return at_spec(pa.concat_tables([empty_rows(wanted), *tables]), spec).select(["key", "scene"])
 
     def grids(self) -> dict[str, frozenset[GridSpec]]:
         """How the items of each collection id have been cut, from the log alone."""
-        files = self.entry.files("items")
-        return _by_collection((info.collection_id, GridSpec.parse(text)) for info in files for text in info.grids)
+        return _by_collection(
+            (info.collection_id, GridSpec.parse(text)) for info in self.item_files for text in info.grids
+        )
 
     def _live_files(self) -> Mapping[FileInfo, RowGroups]:
         return dict.fromkeys(self.files)
