@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stacchip_core import Storage, Warehouse
 from stacchip_core.errors import InputError
 from stacchip_core.sources.validation import explain, numbered
+from stacchip_core.sources.yaml_text import read_mapping, read_yaml
 
 M = TypeVar("M", bound=BaseModel)
-
-_NOT_YAML = (yaml.YAMLError, ValueError)  # a date such as 2024-02-31 is a ValueError
 
 
 class WarehouseConfig(BaseModel):
@@ -55,12 +53,9 @@ def load_yaml(file: Path) -> Mapping[str, Any]:
         InputError: names the file, and what was found.
     """
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, *_NOT_YAML) as err:
-        raise InputError(f"{file}: {' '.join(str(err).split())}") from err
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: expected keys and values, found {type(data).__name__}")
-    return data
+        return read_mapping(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise InputError(f"{file}: {err}") from err
 
 
 def validated(model: type[M], data: object, file: Path) -> M:
@@ -82,9 +77,9 @@ def _overridden(data: Mapping[str, Any], override: str) -> dict[str, Any]:
     if "=" not in override or not all(keys):
         raise InputError(f"--set {override}: expected key=value, or key.key=value")
     try:
-        return _with(data, keys, yaml.safe_load(text))
-    except _NOT_YAML as err:
-        raise InputError(f"--set {override}: {' '.join(str(err).split())}") from err
+        return _with(data, keys, read_yaml(text))
+    except ValueError as err:
+        raise InputError(f"--set {override}: {err}") from err
 
 
 def _with(data: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 from stacchip_core import ChipSpec, SpecError, VersionNotFoundError, Warehouse, materialize, plan, select, stream
 from stacchip_core.chips.choices import BandChoice, SplitSpec
+from stacchip_core.cli import app
 from tests.warehouses import made, spec
 
 S2 = "sentinel-2-l2a"
@@ -29,7 +33,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("datetime", "last summer", r"datetime: 'last summer' is no time; write 2024, 2024-06"),
     ("datetime", 2024.5, r"datetime: Input should be a valid string, found 2024.5"),
     ("datetime", "2024-06-31", r"datetime: '2024-06-31' is no time"),
-    ("bbox", [0, 0, 1], r"key 'bbox\.3' is missing"),
+    ("bbox", [0, 0, 1], r"bbox: value 4 of the list is missing"),
+    ("bbox", [0, 0, 1, 1, 1], r"bbox: Tuple should have at most 4 items after validation, not 5"),
     ("bbox", [0, -91, 1, 0], r"bbox: expected west, south, east, north in degrees, .* latitudes within -90..90"),
     ("bbox", [1, 2, 3, "north"], r"bbox\.3: Input should be a valid number.*, found 'north'"),
     ("area", "", r"area: String should have at least 1 character"),
@@ -39,7 +44,8 @@ WRONG: list[tuple[str, Any, str]] = [
       for name in ("nodata", "cloud", "shadow", "snow", "water")],
     *[(f"max_{name}", "20%", rf"max_{name}: Input should be a valid number.*, found '20%'")
       for name in ("nodata", "cloud", "shadow", "snow", "water")],
-    ("where", "cloud_fraction = 0.1", r"where: .*not a condition"),
+    ("where", "cloud_fraction = 0.1", r"where: not a condition at '= 0.1': .*; equal is written =="),
+    ("where", "cloud_fraction <= 0.1 &", r"where: not a condition at '.*': 'cloud_fraction <= 0.1 &'$"),
     ("where", "import os", r"where: .*not a condition"),
     ("per_item", 0, r"per_item: Input should be greater than or equal to 1, found 0"),
     ("per_cell", 1.5, r"per_cell: Input should be a valid integer.*, found 1.5"),
@@ -48,7 +54,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("size", 10_000, r"size: Input should be less than or equal to 8192, found 10000"),
     ("stride", 0, r"stride: Input should be greater than or equal to 1, found 0"),
     ("edge", "crop", r"edge: Input should be 'drop' or 'pad', found 'crop'"),
-    ("bands", ["red"], r"bands\.0: Input should be a valid dictionary or instance of BandChoice, found 'red'"),
+    ("bands", ["red"], r"bands\.0: expected keys 'collection' and 'bands', or only 'bands', found 'red'"),
     ("bands", [{"bands": "red"}], r"bands\.0\.bands: Input should be a valid tuple, found 'red'"),
     ("bands", [{"bands": ["red"]}] * 65, r"bands: Tuple should have at most 64 items"),
     ("bands.collection", [{"collection": "", "bands": ["red"]}], r"bands\.0\.collection: String should have at least"),
@@ -148,6 +154,7 @@ ABSENT: list[tuple[dict[str, Any], str]] = [
 # Values that say what pixels shall be like, which rows alone don't have: `select` does not look at them.
 UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"bands": RED, "gsd": 7}, r"gsd 7 m: chips of 96 pixels of 10 m, 96 apart .* are no whole numbers of such pixels"),
+    ({"bands": RED, "gsd": 0.01}, r"gsd 0.01 m makes chips of 96000 pixels a side; 8192 are the most"),
     ({"bands": RED, "gsd": 15}, r"gsd 15 m: pixels of 10 m of band 'red' .* don't line up .* another resampling"),
     ({"bands": VV, "radiometry": "reflectance"}, r"neither items nor profiles say how sentinel-1-rtc vv"),
     (
@@ -169,3 +176,14 @@ def test_what_the_index_has_not_is_told_before_any_file_is_opened(
     with pytest.raises((SpecError, VersionNotFoundError), match=message):
         way(bare, spec(name="refused", **values))
     assert not (Path(bare.store.root) / "datasets/refused").exists()
+
+
+@pytest.mark.parametrize(("values", "message"), [*ABSENT, *UNFIT], ids=[f"{v}"[:60] for v, _ in (*ABSENT, *UNFIT)])
+def test_the_command_validate_tells_the_same(
+    bare: Warehouse, values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "fields.yaml"
+    path.write_text(json.dumps(spec(name="refused", **values).model_dump(mode="json", exclude_unset=True)))
+    told = CliRunner().invoke(app, ["-w", bare.root, "validate", str(path)])
+    assert told.exit_code == 1
+    assert re.search(message, told.stderr), told.stderr

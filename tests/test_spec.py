@@ -237,8 +237,8 @@ def test_a_spec_loads_from_yaml_and_json_files(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("- a\n- b\n", "expected keys and values, found list"),
-        ("name: [", "not readable as YAML"),
-        ("", "found NoneType"),
+        ("name: [", "not YAML: while parsing"),
+        ("", "found nothing"),
     ],
 )
 def test_files_that_hold_no_spec_are_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from stacchip_core.chips.labels import grid_of
-from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.spec import LARGEST_PX, ChipSpec
 from stacchip_core.chips.ways import ratio_on, scale_to, scaled
 from stacchip_core.errors import SpecError
 from stacchip_core.sources.scene import Scene
@@ -68,6 +68,10 @@ def check_gsd(scenes: Iterable[Scene], bands: Mapping[str, tuple[str, ...]], spe
                 f"chip spec {spec.name!r}: gsd {gsd:g} m: chips of {spec.grid.size} pixels of {grid.gsd_m:g} m, "
                 f"{spec.grid.stride} apart (item {scene.item_id}), are no whole numbers of such pixels; take a gsd "
                 "that divides them, or leave it out"
+            )
+        if (side := spec.grid.size * scale) > LARGEST_PX:
+            raise SpecError(
+                f"chip spec {spec.name!r}: gsd {gsd:g} m makes chips of {side} pixels a side; {LARGEST_PX} are the most"
             )
         for band in (name for name in bands[scene.collection] if name in scene.band_names):
             asset = scene.asset(band)

@@ -32,6 +32,13 @@ class BandChoice(BaseModel):
         max_length=64,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_name(cls, given: object) -> object:
+        if isinstance(given, str):
+            raise ValueError("expected keys 'collection' and 'bands', or only 'bands'")
+        return given
+
     @field_validator("bands")
     @classmethod
     def _once_each(cls, bands: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stacchip_core.chips.agreement import first_disagreement
@@ -16,7 +15,9 @@ from stacchip_core.errors import SpecError
 from stacchip_core.index.grid import Edge, GridSpec
 from stacchip_core.sources.interval import parse_interval
 from stacchip_core.sources.validation import explain, numbered
+from stacchip_core.sources.yaml_text import read_mapping
 
+LARGEST_PX = 8192  # side of a chip, as it is indexed or resampled: 128 MiB for a band of 16 bits
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 DType = Literal["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
@@ -107,9 +108,9 @@ class ChipSpec(BaseModel):
         None, title="Limit", description="At most this many chips, drawn without replacement after the caps.", ge=1
     )
     seed: int = Field(0, title="Seed", description="Decides which chips are drawn, and their order.", ge=0, lt=2**63)
-    size: int = Field(256, title="Chip size", description="Pixels of the reference grid.", ge=1, le=8192)
+    size: int = Field(256, title="Chip size", description="Pixels of the reference grid.", ge=1, le=LARGEST_PX)
     stride: int | None = Field(
-        None, title="Stride", description="Pixels between chip starts; none: the chip size.", ge=1, le=8192
+        None, title="Stride", description="Pixels between chip starts; none: the chip size.", ge=1, le=LARGEST_PX
     )
     edge: Edge = Field(
         "drop", title="Edges", description="How the indexed grid treats the last, incomplete column and row."
@@ -303,11 +304,8 @@ def chip_spec_schema() -> dict[str, Any]:
 
 def _read_mapping(path: Path) -> Mapping[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+        return read_mapping(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise SpecError(f"there is no chip spec file {str(path)!r}") from err
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise SpecError(f"chip spec {path.name}: not readable as YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(data, Mapping):
-        raise SpecError(f"chip spec {path.name}: expected keys and values, found {type(data).__name__}")
-    return data
+    except (OSError, ValueError) as err:
+        raise SpecError(f"chip spec {path.name}: {err}") from err

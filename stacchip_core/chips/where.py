@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -301,6 +302,7 @@ def _parse(text: str) -> ast.expr:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as err:
         place = f" at {text.strip()[max((err.offset or 1) - 1, 0) :][:20]!r}" if isinstance(err, SyntaxError) else ""
         hint = "; column('eo:cloud_cover') names a column with a colon" if ":" in text else ""
+        hint += "; equal is written ==" if re.search(r"[^<>=!]=[^=]", text) else ""
         raise SpecError(f"where: not a condition{place}: {text[:80]!r}{hint}") from err
 
 

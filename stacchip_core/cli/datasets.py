@@ -42,11 +42,12 @@ def plan(ctx: typer.Context, spec: Spec, local_root: LocalRoots = None, as_json:
 @app.command()
 def validate(ctx: typer.Context, spec: Spec, as_json: AsJson = False) -> None:
     """Check a spec against its index, and tell how many chips it selects; opens no file of an item."""
-    from stacchip_core.chips.selection import null_fractions, select
+    from stacchip_core.chips.preparing import choose
+    from stacchip_core.chips.selection import null_fractions
     from stacchip_core.chips.spec import ChipSpec
 
     wanted = ChipSpec.load(spec)
-    table = select(ctx.obj.open(), wanted).table
+    table = choose(ctx.obj.open().combined(wanted.index, wanted.version), wanted).index.table
     by = [name for name in ("collection", "split") if name in table.column_names]
     counts = table.group_by(by).aggregate([([], "count_all")]).sort_by([(name, "ascending") for name in by]).to_pylist()
     nulls = null_fractions(table, wanted)

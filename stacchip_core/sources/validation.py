@@ -33,6 +33,8 @@ def _explain_one(problem: Mapping[str, Any], model: type[BaseModel], more_keys: 
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"keys are {', '.join(known)}"
         return f"unknown key {key!r}, {hint}"
+    if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        return f"{key.rpartition('.')[0]}: value {problem['loc'][-1] + 1} of the list is missing"
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
     message = str(problem["msg"]).removeprefix("Value error, ")
