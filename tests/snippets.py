@@ -113,7 +113,7 @@ def prepared(folder: Path) -> Path:
     for name in ("a", "b"):
         warehouse.index_items([folder / "scenes" / f"{name}.json"])
         warehouse.merge("world", ["sentinel-2-l2a"])
-    (folder / "spec.yaml").write_text("{name: fields, index: world, max_cloud: 0.2}", encoding="utf-8")
+    (folder / "spec.yaml").write_text("{name: clear-fields, index: world, max_cloud: 0.2}", encoding="utf-8")
     (folder / ".demo").mkdir()
     (folder / ".demo" / "scenes").symlink_to(folder / "scenes")
     (folder / "deployments").symlink_to(REPO / "deployments")

@@ -13,7 +13,7 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from stacchip_core import SpecError, Storage, Warehouse, materialize, plan
+from stacchip_core import Dataset, SpecError, Storage, Warehouse, materialize, plan
 from stacchip_core.chips import plan as planning
 from stacchip_core.cli import app
 from tests.file_server import FileServer, serve
@@ -127,6 +127,31 @@ def test_a_plan_of_local_files_needs_no_request_and_writes_nothing(tmp_path: Pat
     assert "50 chips in 8 shards" in text
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"radiometry": "reflectance"},
+        {"radiometry": "reflectance", "mask": True},
+        {"dtype": "float64", "mask": True},
+        {"gsd": 20, "resampling": "average", "mask": True},
+        {"native": True, "bands": [{"collection": "sentinel-2-l2a", "bands": ["red", "swir16"]}]},
+    ],
+    ids=str,
+)
+def test_bytes_out_are_those_of_the_chips(tmp_path: Path, values: dict[str, Any]) -> None:
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels"))
+    wanted = spec(**{"bands": RGBN, **values})
+    dataset = materialize(warehouse, wanted)
+    assert plan(warehouse, wanted).bytes_out == sum(one.nbytes for _, chip in dataset for one in chip.values())
+
+
+def test_a_fill_that_is_no_value_of_a_band_is_told_by_the_plan(tmp_path: Path) -> None:
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels"))
+    found = plan(warehouse, spec(bands=RGBN, fill=-1))
+    assert len(found.unreadable) == 2
+    assert "fill -1 is no value of item" in str(found)
+
+
 def test_items_whose_files_are_gone_are_told_by_the_plan(tmp_path: Path) -> None:
     items = scenes(tmp_path / "pixels")[:2]
     warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", items)
@@ -172,6 +197,21 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     assert "fields: 9 chips of 1 items of global@1" in shown.output
     told = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert (told["chips"], told["items"], told["requests"]) == (9, 1, 0)
+
+
+def test_the_command_materialize_makes_what_was_planned(tmp_path: Path) -> None:
+    pixels, root = tmp_path / "pixels", tmp_path / "warehouse"
+    made(pixels, root, scenes(pixels)[:1])
+    (tmp_path / "spec.yaml").write_text("{name: fields, index: global, size: 96, limit: 9}")
+    command = ["-w", str(root), "materialize", str(tmp_path / "spec.yaml"), "--local-root", str(pixels)]
+    told = json.loads(CliRunner().invoke(app, [*command, "--pictures", "--json"]).output)
+    assert told == {"dataset": f"{root}/datasets/fields", "index": "global@1", "shards": 1, "chips": 9, "failures": 0}
+    assert len(Dataset.open(told["dataset"])) == 9
+    assert (root / "datasets/fields/report.html").is_file()
+    before = listing(root)
+    again = CliRunner().invoke(app, command)
+    assert (again.exit_code, listing(root)) == (0, before)
+    assert "global@1" in again.output
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

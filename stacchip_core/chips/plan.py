@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from stacchip_core.chips.blocks import Blocks, strips
 from stacchip_core.chips.cutting import PLACE
 from stacchip_core.chips.files import Access, BandFile, open_files
+from stacchip_core.chips.finish import Finish, pixel_type
 from stacchip_core.chips.handles import Handles
 from stacchip_core.chips.labels import scene_key_of_rows
 from stacchip_core.chips.preparing import Chosen, Part, choose, parts_of
+from stacchip_core.chips.radiometry import MASK_DTYPE
 from stacchip_core.chips.selection import null_fractions
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.work import in_threads
@@ -98,7 +100,7 @@ class ReadPlan:
         seconds: roughly, of one worker.
         is_exact: whether the headers of all items were read; else the others are taken to be like those that were.
         null_fractions: column -> chips that pass its threshold because their fraction is null.
-        unreadable: item -> why its files can't be used: its chips would be failures.
+        unreadable: item -> why its files can't be used, or not as the spec asks: its chips would be failures.
     """
 
     name: str
@@ -213,12 +215,14 @@ def _reading(
     handles = Handles()
     try:
         files = open_files(scene, bands, spec, access, handles)
-        return sum((_of_file(file, spec, places) for file in files), Reading())
+        finish = Finish.of(scene, files, spec)
+        mask = Reading(bytes_out=len(places) * MASK_DTYPE.itemsize * (finish.side or 0) ** 2)
+        return sum((_of_file(file, spec, places, finish) for file in files), mask)
     finally:
         handles.close()
 
 
-def _of_file(file: BandFile, spec: ChipSpec, places: NDArray[np.int64]) -> Reading:
+def _of_file(file: BandFile, spec: ChipSpec, places: NDArray[np.int64], finish: Finish) -> Reading:
     raster, way = file.raster, file.way
     header = raster.header
     is_far = is_remote(raster.ref.href)
@@ -226,14 +230,18 @@ def _of_file(file: BandFile, spec: ChipSpec, places: NDArray[np.int64]) -> Readi
     ranges = [one for blocks in fetched for one in raster.ranges(blocks, file.layers)]
     layers = header.layers if file.layers is None else len(file.layers)
     size = sum(one.size for one in ranges) + raster.traffic.received
-    itemsize = np.dtype(header.dtype).itemsize
+    chip_bytes = (
+        sum(file.count(band) * finish.bands[band].dtype.itemsize for band in file.bands) * way.side(spec.size) ** 2
+    )
     return Reading(
         blocks=sum(map(len, fetched)),
         requests=len(ranges) + max(1, raster.traffic.requests) if is_far else 0,
         bytes_in=size,
         bytes_remote=size if is_far else 0,
-        bytes_decoded=sum(one.width * one.height for blocks in fetched for one in blocks) * layers * itemsize,
-        bytes_out=len(places) * sum(map(file.count, file.bands)) * way.side(spec.size) ** 2 * itemsize,
+        bytes_decoded=sum(one.width * one.height for blocks in fetched for one in blocks)
+        * layers
+        * pixel_type(file).itemsize,
+        bytes_out=len(places) * chip_bytes,
     )
 
 

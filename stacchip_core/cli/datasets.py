@@ -20,6 +20,7 @@ Spec = Annotated[Path, typer.Argument(help="YAML or JSON file of a ChipSpec.", m
 LocalRoots = Annotated[
     list[str] | None, typer.Option("--local-root", help="Folder that local assets may be read from; may be repeated.")
 ]
+Workers = Annotated[int, typer.Option(help="Threads.", min=1, max=64)]
 Name = Annotated[str, typer.Argument(help="Name of a dataset.", metavar="NAME")]
 NameAt = Annotated[str, typer.Argument(help="Name of a dataset, and perhaps its revision: fields, fields@2.")]
 
@@ -31,10 +32,7 @@ def plan(ctx: typer.Context, spec: Spec, local_root: LocalRoots = None, as_json:
     from stacchip_core.chips.spec import ChipSpec
 
     found = make_plan(ctx.obj.open(local_root or ()), ChipSpec.load(spec))
-    rows = [[part.collection, part.split or "", part.chips, part.shards] for part in found.parts]
-    printing.show(found.to_dict(), rows, ("collection", "split", "chips", "shards"), as_json)
-    if not as_json:
-        typer.echo(found)
+    typer.echo(printing.as_text(found.to_dict()) if as_json else found)
     if found.unreadable:
         raise typer.Exit(1)
 
@@ -60,6 +58,26 @@ def validate(ctx: typer.Context, spec: Spec, as_json: AsJson = False) -> None:
         typer.echo(f"{wanted.name}: {table.num_rows:,} chips")
 
 
+@app.command()
+def materialize(
+    ctx: typer.Context,
+    spec: Spec,
+    workers: Workers = 2,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Draw report.html too.")] = False,
+    local_root: LocalRoots = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the dataset of a spec; one that was killed carries on with what it has, one that is finished stays."""
+    from stacchip_core.chips.dataset import materialize as make
+    from stacchip_core.chips.spec import ChipSpec
+
+    dataset = make(ctx.obj.open(local_root or ()), ChipSpec.load(spec), workers=workers, pictures=pictures)
+    lock = dataset.lock
+    facts = {"dataset": dataset.path, "index": str(lock.index), "shards": len(lock.shards), "chips": lock.chips}
+    facts |= {"failures": lock.failures}
+    printing.show(facts, [list(facts.values())], tuple(facts), as_json)
+
+
 @dataset_app.command("leakage")
 def tell_leakage(ctx: typer.Context, name: NameAt, as_json: AsJson = False) -> None:
     """Tell how near the splits of a dataset come to each other; exit code 1 where they show the same ground."""
@@ -77,7 +95,7 @@ def update(
     version: Annotated[
         int | None, typer.Option(help="Version of the index; none: the latest, unless the spec names one.", min=1)
     ] = None,
-    workers: Annotated[int, typer.Option(help="Threads.", min=1, max=64)] = 2,
+    workers: Workers = 2,
     local_root: LocalRoots = None,
     as_json: AsJson = False,
 ) -> None:
