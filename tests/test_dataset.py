@@ -19,13 +19,13 @@ import rasterio
 
 from stacchip_core import (
     ChipNotFoundError,
-    CorruptWarehouseError,
     Dataset,
     SpecError,
     Storage,
     Warehouse,
     materialize,
     select,
+    stream,
 )
 from stacchip_core.chips.formats.table import IN_ONE_ARRAY, WRITERS
 from stacchip_core.chips.lock import DatasetLock, spec_sha256
@@ -179,30 +179,13 @@ def test_places_count_from_the_end_too(warehouse: Warehouse) -> None:
     assert all(np.array_equal(last[band], expected[band]) for band in expected)
 
 
-@pytest.mark.parametrize("form", ["zarr", "npz"])
-def test_a_shard_that_is_not_whole_is_told_not_read_as_nodata(warehouse: Warehouse, form: str) -> None:
-    dataset = materialize(warehouse, spec(name=f"damaged-{form}", limit=3, bands=RGBN, format=form))
-    key = dataset.lock.shards[0].key
-    assert key is not None
-    shard = Path(dataset.path) / key
-    file = shard / "red/c/0/0/0/0" if form == "zarr" else shard
-    content = file.read_bytes()
-    file.write_bytes(content[:-10])
-    for _ in range(2):  # cut short, then gone
-        with pytest.raises(
-            CorruptWarehouseError, match=rf"shard {key} is \d+ bytes, the lock says \d+: files of it are"
-        ):
-            dataset[0]
-        file.unlink(missing_ok=True)
-    file.write_bytes(content)
-    assert dataset[0]["red"].shape == (1, 96, 96)
-
-
-def test_a_table_that_the_lock_does_not_name_is_refused(warehouse: Warehouse) -> None:
-    dataset = materialize(warehouse, spec(name="table-swapped", limit=3))
-    (Path(dataset.path) / dataset.lock.chips_key).write_bytes(b"PAR1")
-    with pytest.raises(CorruptWarehouseError, match=r"chips-\w+\.parquet is not the one that the lock names"):
-        Dataset.open(dataset.path)
+@pytest.mark.parametrize("place", ["a", slice(0, 2), [0, 1], None, 1.5, np.float64(1)])
+def test_a_chip_is_asked_for_by_a_whole_number(warehouse: Warehouse, place: Any) -> None:
+    wanted = spec(name="ten", limit=10)
+    for whose, chips in (("dataset", materialize(warehouse, wanted)), ("stream", stream(warehouse, wanted))):
+        with pytest.raises(TypeError, match=rf"{whose} 'ten' gives a chip at a time: expected a whole number, found "):
+            chips[place]
+        assert chips[np.int64(1)].keys() == chips[True].keys()
 
 
 def test_few_shards_are_kept_open(warehouse: Warehouse) -> None:

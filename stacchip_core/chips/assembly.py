@@ -31,6 +31,7 @@ from stacchip_core.chips.lock import (
     ShardInfo,
     ShardRecord,
     library_versions,
+    parsed,
     readable_json,
     spec_sha256,
 )
@@ -145,7 +146,8 @@ def finish(warehouse: Warehouse, name: str) -> DatasetLock:
     try:
         store.create(work.key(f"locks/{work.revision:04d}.json"), readable_json(lock))
     except ObjectExistsError:  # another run finished first, perhaps before or after chips that failed were retried
-        lock = DatasetLock.model_validate_json(store.read(work.key(f"locks/{work.revision:04d}.json")))
+        key = work.key(f"locks/{work.revision:04d}.json")
+        lock = parsed(DatasetLock, store.read(key), f"{store.root}/{key}")
     store.write(work.key("dataset.json"), readable_json(lock))
     work.clear()
     return lock

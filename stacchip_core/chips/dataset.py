@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 
 from stacchip_core.chips.assembly import finish, is_finished, prepare, write_group, write_shard
 from stacchip_core.chips.feed import Chip
-from stacchip_core.chips.formats.table import open_shard
-from stacchip_core.chips.lock import DatasetLock, DatasetPlan
+from stacchip_core.chips.formats.table import open_shard, reading
+from stacchip_core.chips.lock import DatasetLock, DatasetPlan, parsed
 from stacchip_core.chips.measure import clay_form
-from stacchip_core.chips.shards import Pixels, Shard
+from stacchip_core.chips.shards import Pixels, Shard, row_of
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.stored import stored_sizes
 from stacchip_core.chips.update import prepare_update
 from stacchip_core.chips.work import in_threads
 from stacchip_core.errors import (
-    ChipNotFoundError,
     CorruptWarehouseError,
     InputError,
     ObjectNotFoundError,
@@ -155,7 +154,7 @@ class Dataset:
         """Take the dataset at the root of a store; use `Dataset.open`."""
         self.path = store.root
         name = "dataset.json" if revision is None else f"locks/{revision:04d}.json"
-        self.lock = DatasetLock.model_validate_json(store.read(name))
+        self.lock = parsed(DatasetLock, _lock_bytes(store, name), f"{store.root}/{name}")
         content = store.read(self.lock.chips_key)
         if hashlib.sha256(content).hexdigest() != self.lock.chips_sha256:
             raise CorruptWarehouseError(
@@ -199,19 +198,18 @@ class Dataset:
         """Number of chips."""
         return int(self.chips.num_rows)
 
-    def __getitem__(self, place: int) -> dict[str, Pixels]:
+    def __getitem__(self, place: SupportsIndex) -> dict[str, Pixels]:
         """The chip of row `place`.
 
         Raises:
-            ChipNotFoundError: there is no such row.
+            TypeError, ChipNotFoundError: there is no such row.
             CorruptWarehouseError: its shard is not whole.
         """
-        if not -len(self) <= place < len(self):
-            raise ChipNotFoundError(
-                f"dataset {self.lock.name!r}: there is no chip {place}; they run from 0 to {len(self) - 1}"
-            )
-        place %= len(self)
-        return self._shard(int(self._shard_numbers[place])).chip(int(self._offsets[place]))
+        row = row_of(place, len(self), f"dataset {self.lock.name!r}")
+        number = int(self._shard_numbers[row])
+        shard = self._shard(number)
+        with reading(self.store, str(self.lock.shards[number].key)):
+            return shard.chip(int(self._offsets[row]))
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], dict[str, Pixels]]]:
         """Rows of `chips` (columns to values, without geometry), and their chips."""
@@ -320,6 +318,17 @@ class Dataset:
             for first in list(here.shards)[:-_OPEN_SHARDS]:
                 here.shards.pop(first, None)  # another thread may have been faster
         return shard
+
+
+def _lock_bytes(store: Store, name: str) -> bytes:
+    try:
+        return store.read(name)
+    except ObjectNotFoundError as err:
+        is_begun = bool(store.list("work"))
+        what = (
+            "is not finished: make it once more, and it carries on" if is_begun else f"is no dataset: it has no {name}"
+        )
+        raise ObjectNotFoundError(f"{store.root} {what}") from err
 
 
 def _reopened(path: str, storage: Storage | None, revision: int) -> Dataset:

@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.statistics import BandSummary
+from stacchip_core.errors import CorruptWarehouseError, InputError
 from stacchip_core.sources.cog import gdal_version
 
 LOCK_FORMAT = 1
@@ -25,6 +27,9 @@ _COPIES = 3  # of its pixels, while a shard is written: as cut, as stacked, as e
 
 
 Measured = dict[str, dict[str, bool | int | float | str]]  # name of a layer -> `Statistics.to_json()`
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class _Frozen(BaseModel):
@@ -251,3 +256,29 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "unknown"
     return {**found, "gdal": gdal_version()}
+
+
+def parsed(kind: type[M], body: bytes, where: str) -> M:
+    """A lock, plan or record from its bytes.
+
+    Raises:
+        InputError: a later release wrote it.
+        CorruptWarehouseError: it is none.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as err:
+        wrong = err.errors(include_url=False)[0]
+        if wrong["type"] != "json_invalid" and _format_of(body) > LOCK_FORMAT:
+            raise InputError(
+                f"{where} has format {_format_of(body)}, and this release of stacchip-core reads {LOCK_FORMAT}: "
+                "install a newer one"
+            ) from err
+        place = ".".join(map(str, wrong["loc"]))
+        raise CorruptWarehouseError(f"{where} is damaged: {place}{': ' if place else ''}{wrong['msg']}") from err
+
+
+def _format_of(body: bytes) -> int:
+    found = json.loads(body)
+    number = found.get("format") if isinstance(found, dict) else None
+    return number if isinstance(number, int) else 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stacchip_core.errors import ChipNotFoundError
 from stacchip_core.warehouse.store import Store
 
 Pixels = NDArray[np.generic]
@@ -108,6 +110,22 @@ class Shard:
     def chip(self, offset: int) -> dict[str, Pixels]:
         """Band -> (layer, y, x) of the chip at `offset`."""
         return {band: np.asarray(rows[offset]) for band, rows in self.arrays.items()}
+
+
+def row_of(place: SupportsIndex, count: int, whose: str) -> int:
+    """The row that a place means, of so many; negative ones count from the end.
+
+    Raises:
+        TypeError: no whole number.
+        ChipNotFoundError: there is no such row.
+    """
+    try:
+        number = operator.index(place)
+    except TypeError as err:
+        raise TypeError(f"{whose} gives a chip at a time: expected a whole number, found {place!r}") from err
+    if not -count <= number < count:
+        raise ChipNotFoundError(f"{whose}: there is no chip {number}; they run from 0 to {count - 1}")
+    return number % count
 
 
 def in_memory(rows: Rows) -> Pixels:

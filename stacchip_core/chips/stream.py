@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,9 @@ from stacchip_core.chips.finish import bands_given
 from stacchip_core.chips.handles import Handles, OwnThread
 from stacchip_core.chips.preparing import choose, parts_of
 from stacchip_core.chips.selection import scene_keys
-from stacchip_core.chips.shards import Pixels
+from stacchip_core.chips.shards import Pixels, row_of
 from stacchip_core.chips.spec import ChipSpec
-from stacchip_core.errors import ChipNotFoundError, ReadError, StacchipError
+from stacchip_core.errors import ReadError, StacchipError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.sources.access import Storage
 from stacchip_core.warehouse.warehouse import Warehouse
@@ -80,18 +80,15 @@ class ChipStream:
         """Number of chips."""
         return int(self.chips.num_rows)
 
-    def __getitem__(self, place: int) -> Chip:
+    def __getitem__(self, place: SupportsIndex) -> Chip:
         """The chip of row `place`.
 
         Raises:
-            ChipNotFoundError: there is no such row.
+            TypeError, ChipNotFoundError: there is no such row.
             ReadError, TransientReadError: an asset can't be read.
         """
-        if not -len(self) <= place < len(self):
-            raise ChipNotFoundError(
-                f"stream {self.spec.name!r}: there is no chip {place}; they run from 0 to {len(self) - 1}"
-            )
-        found = self.read([place % len(self)])[place % len(self)]
+        row = row_of(place, len(self), f"stream {self.spec.name!r}")
+        found = self.read([row])[row]
         if isinstance(found, StacchipError):
             raise found
         return found

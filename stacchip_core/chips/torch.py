@@ -12,7 +12,8 @@ import numpy as np
 
 from stacchip_core.chips.epoch import Deal, Rows
 from stacchip_core.chips.feed import Chip, Feed, Source, State, rows_of_split
-from stacchip_core.errors import ChipNotFoundError, InputError, StacchipError
+from stacchip_core.chips.shards import row_of
+from stacchip_core.errors import InputError, StacchipError
 
 Sample = dict[str, Any]  # band -> tensor (layers, height, width), and what tells the chip
 Transform = Callable[[Sample], Any]
@@ -59,7 +60,7 @@ class ChipsByRow:
 
     def __getitems__(self, places: Iterable[int]) -> list[Any]:
         """The samples of a batch: torch asks for all at once, so that chips of one place are read together."""
-        rows = [int(self._rows[self._checked(place)]) for place in places]
+        rows = [int(self._rows[row_of(place, len(self), "dataset")]) for place in places]
         found: dict[int, Chip | StacchipError] = {}
         groups: Rows = self._source.groups
         for group in dict.fromkeys(groups[rows].tolist()):
@@ -70,11 +71,6 @@ class ChipsByRow:
         if isinstance(chip, StacchipError):
             raise chip
         return _transformed({"chip_id": self._ids[row].as_py(), **_tensors(chip)}, self._transform)
-
-    def _checked(self, place: int) -> int:
-        if not -len(self) <= place < len(self):
-            raise ChipNotFoundError(f"there is no chip {place}; they run from 0 to {len(self) - 1}")
-        return place
 
 
 class ChipsByEpoch:

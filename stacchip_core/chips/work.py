@@ -23,14 +23,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from pydantic import BaseModel
-
-from stacchip_core.chips.lock import DatasetLock, DatasetPlan, GroupRecord, ShardRecord, readable_json
+from stacchip_core.chips.lock import DatasetLock, DatasetPlan, GroupRecord, M, ShardRecord, parsed, readable_json
 from stacchip_core.errors import InputError, ObjectExistsError, ObjectNotFoundError
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.warehouse.store import Store
 
-M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 
 _REQUESTS = 8  # at a time
@@ -117,15 +114,16 @@ class Work:
 
     def _load(self, kind: type[M], key: str) -> M | None:
         try:
-            return kind.model_validate_json(self.store.read(key))
+            return parsed(kind, self.store.read(key), f"{self.store.root}/{key}")
         except ObjectNotFoundError:
             return None
 
 
 def load_lock(store: Store, name: str) -> DatasetLock | None:
     """The lock of a dataset; None where it has none yet."""
+    key = f"datasets/{name}/dataset.json"
     try:
-        return DatasetLock.model_validate_json(store.read(f"datasets/{name}/dataset.json"))
+        return parsed(DatasetLock, store.read(key), f"{store.root}/{key}")
     except ObjectNotFoundError:
         return None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from stacchip_core.chips.formats.geotiff import read_geotiff, write_geotiff
@@ -14,7 +15,7 @@ from stacchip_core.chips.formats.zarr import read_zarr, write_zarr
 from stacchip_core.chips.shards import Files, Shard
 from stacchip_core.chips.spec import ChipSpec
 from stacchip_core.chips.stored import stored_sizes
-from stacchip_core.errors import CorruptWarehouseError
+from stacchip_core.errors import CorruptWarehouseError, StoreError
 from stacchip_core.warehouse.store import Store
 
 Writer = Callable[[Shard], Files]
@@ -68,4 +69,17 @@ def open_shard(store: Store, key: str, form: str, *, size: int | None = None) ->
         raise CorruptWarehouseError(
             f"{store.root}: shard {key} is {found} bytes, the lock says {size}: files of it are missing or cut short"
         )
-    return READERS[form](store, key, sizes)
+    with reading(store, key):
+        return READERS[form](store, key, sizes)
+
+
+@contextmanager
+def reading(store: Store, key: str) -> Iterator[None]:
+    """Translate what the libraries of the forms raise: storage has errors of its own, so it is damage of the shard."""
+    try:
+        yield
+    except (StoreError, MemoryError):
+        raise
+    except Exception as err:
+        what = " ".join(f"{type(err).__name__}: {err}".split())
+        raise CorruptWarehouseError(f"{store.root}: shard {key} can't be read: {what}") from err
