@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stacchip_core import Storage, Warehouse
 from stacchip_core.errors import InputError
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class WarehouseConfig(BaseModel):
-    """A warehouse, and what reading and writing it takes: all that a task needs to open it."""
+    """A warehouse, and what reading and writing it takes: all that a task needs to open it; a text is its root."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=numbered)
 
@@ -25,6 +25,11 @@ class WarehouseConfig(BaseModel):
         title="Folder or bucket", description="Local path, or s3://bucket/prefix.", min_length=1, max_length=1000
     )
     storage: Storage = Field(Storage(), title="Bucket", description="Endpoint, region and account of the bucket.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_the_root(cls, given: object) -> object:
+        return {"root": given} if isinstance(given, str) else given
 
     def open(self, *, create: bool = False, local_roots: Sequence[str] = ()) -> Warehouse:
         """The warehouse there."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from flows.config import load_config
+from flows.config import WarehouseConfig, load_config
 from flows.index_items import IndexConfig
 from flows.maintain import MaintainConfig
 from flows.materialize_chips import MaterializeConfig
@@ -65,6 +65,8 @@ def test_wrong_configuration_files_say_what_is_wrong(tmp_path: Path) -> None:
             load_config(IndexConfig, path, overrides)
         return str(caught.value)
 
+    path.write_text("warehouse: s3://chips/index\nsource: {url: c.json}\n")
+    assert load_config(IndexConfig, path).warehouse == WarehouseConfig(root="s3://chips/index")
     whole = "warehouse: {root: w}\nsource: {url: c.json}\n"
     assert "key 'source' is missing" in message("warehouse: {root: w}")
     assert "did you mean 'chip_size'?" in message(f"{whole}chip_sise: 256")
