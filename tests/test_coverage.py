@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -113,3 +114,14 @@ def test_north_is_up_and_east_is_right(latitude: float) -> None:
     (x1, y1), (x2, y2) = (points(coverage_map_svg({"a": [low, high]}))[at] for at in (0, 4))
     assert x1 < x2
     assert y1 > y2
+
+
+@pytest.mark.parametrize("span", [0.05, 0.2, 0.31, 0.5, 1, 3, 10, 47, 170])
+@pytest.mark.parametrize("width_px", [300, 360, 430, 860])
+def test_longitudes_keep_apart(span: float, width_px: int) -> None:
+    picture = coverage_map_svg({"a": [shapely.box(-121.93, 38.6, -121.93 + span, 38.6 + span / 3)]}, width_px=width_px)
+    labels = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle"[^>]*>([^<]+)<', picture)
+    places = [(float(x), 7.0 * len(text)) for x, text in labels]  # letters of 12 px are some 7 wide
+    assert len(places) >= 1
+    for (x, wide), (further, other) in pairwise(places):
+        assert further - x > (wide + other) / 2

@@ -18,6 +18,7 @@ Bounds = tuple[float, float, float, float]
 # that show on white and on black.
 _COLOURS = ("#2f83c5", "#e0702c", "#16a37f", "#c873ab", "#c99a12", "#6aa9dd")
 _MANY_OUTLINES = 400  # beyond this, outlines are drawn as their union
+_LABEL_PX = 68  # of a longitude, "121.65°W", with room beside it
 _SMALL_PX = 7.0  # outlines smaller than this get a dot, so that a scene is seen on a map of the world
 
 
@@ -116,7 +117,7 @@ def _frame(all_bounds: Sequence[Bounds], width_px: int) -> _Frame:
 
 def _graticule(frame: _Frame) -> Iterator[str]:
     west, south, east, north = frame.bounds
-    for longitude in _ticks(west, east):
+    for longitude in _ticks(west, east, min(7, int(frame.width // _LABEL_PX))):
         x = frame.x(longitude)
         yield _line(x, frame.top, x, frame.top + frame.height)
         label = _degrees((longitude + 180) % 360 - 180, "EW", east - west)
@@ -128,10 +129,10 @@ def _graticule(frame: _Frame) -> Iterator[str]:
         yield _label(frame.left - 6, y + 4, "end", label)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """About six round numbers between two degrees."""
+def _ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers between two degrees, so many steps at most."""
     steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 45, 60)
-    step = next((step for step in steps if (high - low) / step <= 7), 90)
+    step = next((step for step in steps if (high - low) / step <= most), 90)
     first = math.ceil(low / step)
     return [n * step for n in range(first, math.floor(high / step) + 1)]
 
