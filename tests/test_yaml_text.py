@@ -29,6 +29,7 @@ def test_what_was_written_is_read(value: Any) -> None:
         ("datetime: 2024-02-31", "day is out of range for month"),
         ("a: [1", "not YAML"),
         ("a: \x00", "not YAML"),
+        (f"a: \x00{'[' * 200}", "not YAML"),
         ("!!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("[" * 100_000, "recursion"),
         ("- " * 100_000, "recursion"),

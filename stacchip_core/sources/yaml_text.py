@@ -20,15 +20,13 @@ def read_yaml(text: str) -> Any:
         ValueError: not YAML, a key is written twice in one mapping, or a date is none; on one line, with the place.
     """
     is_flat = sum(map(text.count, "[{")) <= _DEEPEST and text.count("- -") <= _DEEPEST
-    loader = (_FAST if is_flat else yaml.SafeLoader)(text)
     try:
+        loader = (_FAST if is_flat else yaml.SafeLoader)(text)
         node = loader.get_single_node()
         _refuse_twice(node)
         return None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, RecursionError) as err:
         raise ValueError(f"not YAML: {' '.join(str(err).replace(_NO_FILE, '').split())}") from err
-    finally:
-        loader.dispose()
 
 
 def read_mapping(text: str) -> dict[str, Any]:
