@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from zarr.codecs import GzipCodec
 
 from stacchip_core import CorruptWarehouseError, ReadError, SpecError
 from stacchip_core.chips.formats.npz import write_npz
 from stacchip_core.chips.formats.table import IN_ONE_ARRAY, SUFFIXES, WRITERS, open_shard, writer_of
-from stacchip_core.chips.formats.zarr import write_zarr
+from stacchip_core.chips.formats.zarr import ZarrRows, write_zarr
 from stacchip_core.chips.shards import Files, Shard, ShardLabels, arrays_sha256, files_sha256, put
 from stacchip_core.errors import ObjectNotFoundError, StoreError, TransientStoreError
 from stacchip_core.warehouse.store import MemoryStore, Store, open_store
@@ -171,6 +173,64 @@ def test_zarr_leaves_out_chips_of_nothing_but_nodata() -> None:
     full, empty = shard(8, 32), shard(8, 32)
     empty = Shard(full.labels, {band: np.zeros_like(rows[:]) for band, rows in full.arrays.items()})
     assert not any("/c/" in path for path in write_zarr(empty))
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64", "complex64"])
+def test_a_chip_of_a_zarr_band_is_what_zarr_gives(dtype: str, compress: bool) -> None:
+    written = shard(9, 16, dtype)
+    for band in written.arrays.values():
+        np.asarray(band)[2:5] = 0  # left out, as nothing but nodata
+    store = memory_store()
+    put(store, "s", write_zarr(written, compress=compress))
+    for rows in open_shard(store, "s", "zarr").arrays.values():
+        assert isinstance(rows, ZarrRows)
+        assert rows._chunks is not None, "zarr has to read it"
+        for offset in (*range(9), np.int64(3)):
+            found, expected = rows[offset], np.asarray(rows.array[offset])
+            assert found.dtype == expected.dtype
+            assert found.flags.writeable
+            assert np.array_equal(found, expected)
+        assert np.array_equal(rows[2:7], np.asarray(rows.array[2:7]))
+        with pytest.raises(IndexError):
+            rows[9]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"chunks": (1, 1, 8, 8)},
+        {"chunks": (2, 1, 8, 8), "shards": (4, 1, 8, 8)},
+        {"chunks": (1, 1, 8, 8), "shards": (4, 1, 8, 8), "compressors": GzipCodec()},
+        {"chunks": (1, 1, 8, 8), "shards": {"shape": (4, 1, 8, 8), "index_location": "start"}},
+    ],
+    ids=str,
+)
+def test_zarr_arrays_of_another_make_are_left_to_zarr(tmp_path: Path, layout: dict[str, Any]) -> None:
+    group = zarr.create_group(tmp_path / "s", attributes=labels(4, {"red": 1}).to_dict())
+    pixels = np.arange(4 * 64, dtype="uint16").reshape(4, 1, 8, 8)
+    group.create_array("red", data=pixels, **layout)
+    rows = open_shard(open_store(tmp_path), "s", "zarr").arrays["red"]
+    assert isinstance(rows, ZarrRows)
+    assert rows._chunks is None
+    assert all(np.array_equal(rows[offset], pixels[offset]) for offset in range(4))
+
+
+def test_a_damaged_index_of_a_zarr_file_gives_no_wrong_chip() -> None:
+    store, written = memory_store(), shard(3)
+    put(store, "s", write_zarr(written))
+    key, size = "s/red/c/0/0/0/0", 3 * 16 + 4
+    content, told = store.read(key), 0
+    for at in range(len(content) - size, len(content)):
+        store.write(key, content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        for offset in range(3):
+            try:
+                found = open_shard(store, "s", "zarr").arrays["red"][offset]
+            except ValueError:  # zarr's checksum tells
+                told += 1
+            else:
+                assert np.array_equal(found, written.arrays["red"][offset])
+    assert told >= 3 * 3 * 16
 
 
 def test_npz_is_plain_numpy_without_pickle_or_times() -> None:
