@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from stacchip_core.sources import remote as remote_module
 from stacchip_core.sources.access import Storage
 from stacchip_core.sources.cog import RasterRef, check_resampling, encode_png, open_raster, opening, read_header
 from stacchip_core.sources.connections import Patience
-from stacchip_core.sources.raster import Window
+from stacchip_core.sources.raster import Grid, Window
 from tests.data import RASTERS, needs_shared_data
 from tests.file_server import FileServer, serve
 from tests.items import utm_grid
@@ -92,6 +93,57 @@ def test_an_alpha_layer_that_the_profile_names_is_a_measurement(tmp_path: Path) 
     write_cog(tmp_path / "a.tif", np.zeros((4, 600, 600), np.uint8), GRID, layout=Layout(has_alpha=True))
     with open_raster(local(tmp_path, layers=4)) as raster:
         assert raster.read_valid(ALL).all()
+
+
+def halved() -> Grid:
+    """The same ground in pixels twice as large."""
+    a, b, c, d, e, f = GRID.transform
+    return Grid(GRID.crs, (2 * a, b, c, d, 2 * e, f), 300, 300)
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+@pytest.mark.parametrize("method", ["average", "bilinear", "cubic", "nearest"])
+def test_an_alpha_layer_that_the_profile_names_is_resampled_like_any_other(
+    tmp_path: Path, method: str, is_far: bool
+) -> None:
+    pixels = np.random.default_rng(3).integers(1, 255, (4, 600, 600)).astype(np.uint8)
+    pixels[3, 100:300, 50:400] = 0  # dark water in near infrared
+    for name, has_alpha in (("plain.tif", False), ("tagged.tif", True)):
+        write_cog(tmp_path / name, pixels, GRID, layout=Layout(has_alpha=has_alpha))
+    with serve(tmp_path) as server:
+        ref = partial(remote, server) if is_far else partial(local, tmp_path)
+        found = {}
+        for name in ("plain.tif", "tagged.tif"):
+            with open_raster(ref(name, layers=4)) as raster:
+                window = Window(10, 20, 200, 150)
+                found[name] = raster.read_on(halved(), window, method), raster.read_valid_on(halved(), window, method)
+    np.testing.assert_array_equal(found["tagged.tif"][0], found["plain.tif"][0])
+    assert all(valid.all() for _, valid in found.values())
+
+
+@pytest.mark.parametrize(
+    ("how", "layers"),
+    [*((how, n) for how in ("mask", "nodata") for n in (1, 2, 3, 4, 5)), ("alpha", 3), ("alpha", 4), ("alpha", 5)],
+)
+def test_the_mask_of_resampled_pixels_is_that_of_the_file(tmp_path: Path, how: str, layers: int) -> None:
+    """However many layers there are: GDAL's own mask overlooks an alpha layer after four others."""
+    valid = np.ones(GRID.shape, np.bool_)
+    valid[:, :200] = valid[500:] = False
+    pixels = np.random.default_rng(4).integers(1, 255, (layers, 600, 600)).astype(np.uint8)
+    layout, mask = Layout(has_alpha=how == "alpha", nodata=0.0 if how == "nodata" else None), None
+    if how == "alpha":
+        pixels = np.concatenate([pixels, np.where(valid, 255, 0)[np.newaxis].astype(np.uint8)])
+    elif how == "mask":
+        mask = valid
+    else:
+        pixels[:, ~valid] = 0
+    write_cog(tmp_path / "a.tif", pixels, GRID, layout=layout, mask=mask)
+    with open_raster(local(tmp_path, layers=layers)) as raster:
+        found = raster.read_valid_on(halved(), Window(0, 0, 300, 300), "average")
+        np.testing.assert_array_equal(found, valid[::2, ::2])
+        averaged = raster.read_on(halved(), Window(100, 0, 200, 250), "average", [1])[0]
+    expected = pixels[0, :500, 200:].astype(float).reshape(250, 2, 200, 2).mean((1, 3))
+    assert np.abs(averaged - expected).max() <= 0.5
 
 
 def test_a_profile_may_name_more_layers_than_the_file_has(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import io
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stacchip_core.errors import ReadError, StacchipError
 from stacchip_core.sources.identity import FileIdentity
 from stacchip_core.sources.remote import RemoteFile, Traffic
+
+T = TypeVar("T")
 
 # The first request of every file: GDAL's own default for COGs (GDAL_INGESTED_BYTES_AT_OPEN in cogeo.org's guide).
 HEADER_BYTES = 32_768
@@ -224,3 +227,41 @@ def _pool() -> ThreadPoolExecutor:
             _shared.clear()
             _shared[os.getpid()] = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="ranges")
         return _shared[os.getpid()]
+
+
+class OpenedAgain(io.RawIOBase):
+    """The file of a reader, opened once more: at a place of its own, with what the reader has fetched."""
+
+    def __init__(self, reader: RangeReader) -> None:
+        """At its start; the reader is used by the same thread."""
+        self._reader = reader
+        self._place = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """Position of the next read."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position."""
+        return self._at_my_place(lambda: self._reader.seek(offset, whence))
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the position on, as the reader gives them."""
+        return self._at_my_place(lambda: self._reader.read(size))
+
+    def _at_my_place(self, task: Callable[[], T]) -> T:
+        theirs = self._reader.tell()
+        self._reader.seek(self._place)
+        try:
+            return task()
+        finally:
+            self._place = self._reader.tell()
+            self._reader.seek(theirs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from io import BytesIO, RawIOBase
 from pathlib import Path
@@ -21,7 +21,7 @@ from stacchip_core.sources.cog.reading import Opened, Raster, numpy_dtype
 from stacchip_core.sources.cog.reference import Header, RasterRef
 from stacchip_core.sources.identity import UNKNOWN, FileIdentity
 from stacchip_core.sources.objects import object_identity
-from stacchip_core.sources.ranges import RangeReader
+from stacchip_core.sources.ranges import OpenedAgain, RangeReader
 from stacchip_core.sources.raster import MAX_PIXELS, MAX_SIDE
 from stacchip_core.sources.remote import RemoteFile
 from stacchip_core.sources.signing import sign_of
@@ -129,10 +129,14 @@ def _open(path: str, driver: str, reader: RangeReader | None) -> Any:
 
 
 def _opener(reader: RangeReader) -> Callable[..., RawIOBase | BytesIO]:
-    """What rasterio opens files with; the first call, for a file named "test", is only to see that it can."""
+    """What rasterio opens files with; the first call, for a file named "test", is only to see that it can.
+
+    What is warped may be a VRT of the file, which opens it once more.
+    """
+    files: Iterator[RawIOBase] = itertools.chain([reader], (OpenedAgain(reader) for _ in itertools.count()))
 
     def opened(path: str, mode: str = "rb") -> RawIOBase | BytesIO:
-        return BytesIO() if path == "test" else reader
+        return BytesIO() if path == "test" else next(files)
 
     return opened
 

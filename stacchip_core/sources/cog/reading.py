@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from pyproj.exceptions import CRSError
+from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
@@ -58,6 +60,7 @@ class Raster:
         self._context = opened.context
         self._reader = opened.reader
         self._warped: dict[tuple[Grid, str], Any] = {}
+        self._source: Any = None  # of what is warped
         self._options = ref.gdal_options()
         self._fetched: set[Range] = set()
         self.header = _header(opened.dataset)
@@ -79,6 +82,8 @@ class Raster:
         """Close the file; reading afterwards fails."""
         while self._warped:
             self._context.run(self._warped.popitem()[1].close)
+        if self._source is not None:
+            self._context.run(self._source.close)
         self._context.run(self._dataset.close)
 
     @property
@@ -130,8 +135,8 @@ class Raster:
     @property
     def has_own_mask(self) -> bool:
         """Whether a mask band, or an alpha layer that is no band of the profile's, tells what was measured."""
-        flags, alpha = self._dataset.mask_flag_enums[0], _alpha(self._dataset)
-        return alpha > self.ref.layers or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
+        flags = self._dataset.mask_flag_enums[0]
+        return self._own_alpha > 0 or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
 
     def _read(self, window: Window, layers: Sequence[int] | None) -> NDArray[Any]:
         return cast(NDArray[Any], self._dataset.read(layers, window=_window(window)))
@@ -176,15 +181,29 @@ class Raster:
 
     def read_valid_on(self, grid: Grid, window: Window, resampling: str) -> NDArray[np.bool_]:
         """The mask that goes with `read_on`, shape (height, width)."""
-        return self._run(
-            lambda: cast(NDArray[np.bool_], self._on(grid, resampling).dataset_mask(window=_window(window)) != 0)
-        )
+        return self._run(lambda: self._valid_on(self._on(grid, resampling), _window(window)))
+
+    def _valid_on(self, warped: Any, window: RasterioWindow) -> NDArray[np.bool_]:
+        """By nodata, and by the alpha layer: GDAL overlooks one that more than three others come before."""
+        alpha = self._own_alpha or (self.header.layers + 1 if self.nodata is None else 0)
+        by_alpha = warped.read(alpha, window=window) != 0 if alpha else True
+        by_nodata = warped.dataset_mask(window=window) != 0 if self.nodata is not None else True
+        return cast(NDArray[np.bool_], by_alpha & by_nodata)
+
+    @property
+    def _own_alpha(self) -> int:
+        """Number of the alpha layer, from 1; 0 where there is none, or the profile takes it for a measurement."""
+        alpha = _alpha(self._dataset)
+        return alpha if alpha > self.ref.layers else 0
 
     def _on(self, grid: Grid, resampling: str) -> Any:
         key = (grid, resampling)
         if key not in self._warped:
+            if self._source is None:
+                is_plain = _alpha(self._dataset) == self._own_alpha
+                self._source = self._dataset if is_plain else rasterio.open(_without_alpha(self._dataset))
             self._warped[key] = WarpedVRT(
-                self._dataset,
+                self._source,
                 crs=grid.crs,
                 transform=rasterio.Affine(*grid.transform),
                 width=grid.width,
@@ -193,7 +212,7 @@ class Raster:
                 tolerance=_WARP_TOLERANCE_PX,
                 src_nodata=self.nodata,
                 nodata=self.nodata,
-                add_alpha=self.nodata is None and not _alpha(self._dataset),
+                add_alpha=self.nodata is None and not self._own_alpha,
             )
         return self._warped[key]
 
@@ -239,6 +258,19 @@ def _grid(dataset: Any) -> Grid | None:
 def _alpha(dataset: Any) -> int:
     """Number of the alpha layer, from 1; 0 where there is none."""
     return next((n for n, meaning in enumerate(dataset.colorinterp, start=1) if meaning == ColorInterp.alpha), 0)
+
+
+def _without_alpha(dataset: Any) -> str:
+    """The same layers as a VRT in which none is alpha: GDAL warps no colour where that is 0."""
+    root = ElementTree.Element("VRTDataset", rasterXSize=str(dataset.width), rasterYSize=str(dataset.height))
+    ElementTree.SubElement(root, "SRS").text = dataset.crs.to_wkt()
+    ElementTree.SubElement(root, "GeoTransform").text = ", ".join(map(repr, dataset.transform.to_gdal()))
+    for number, kind in enumerate(dataset.dtypes, start=1):
+        band = ElementTree.SubElement(root, "VRTRasterBand", dataType=typename_fwd[dtype_rev[kind]], band=str(number))
+        source = ElementTree.SubElement(band, "SimpleSource")
+        ElementTree.SubElement(source, "SourceFilename", relativeToVRT="0").text = dataset.name
+        ElementTree.SubElement(source, "SourceBand").text = str(number)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _is_same(one: float, other: float | None) -> bool:
