@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stacchip_core import materialize
+from stacchip_core.chips.assembly import prepare
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse import checkpoint as checkpoints
 from stacchip_core.warehouse.care import holds
 from stacchip_core.warehouse.care.expire import expire
+from stacchip_core.warehouse.care.holds import pins
 from stacchip_core.warehouse.care.repair import _add_checkpoint
 from stacchip_core.warehouse.care.retention import folder_of, indexes
 from stacchip_core.warehouse.care.vacuum import vacuum
@@ -24,6 +28,7 @@ from stacchip_core.warehouse.tags import DELETED, Tag, all_tags, deleted_tags, p
 from stacchip_core.warehouse.warehouse import Warehouse
 from tests.care import content, filled, grow, keys, later, memory_warehouse
 from tests.warehouse_rows import Piece, commit_pieces, part_of
+from tests.warehouses import made, scenes, spec
 
 pytestmark = pytest.mark.slow  # each test makes and damages warehouses
 
@@ -239,3 +244,22 @@ def test_what_a_repair_added_counts_for_nothing_that_expires() -> None:
     assert expire(store, S2, keep=2, days=0).expired == 4
     commit_pieces(store, "s2", [Piece(60)])
     assert expire(store, S2, keep=2, days=0).expired == 5
+
+
+def test_a_dataset_that_is_being_made_holds_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan, until the lock is there; then the lock. So does the plan of an update."""
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels")[:1])
+    prepare(warehouse, spec(name="fields", limit=3))
+    (held,) = pins(warehouse.store)
+    assert (held.folder, held.version, held.key) == (GLOBAL, 1, "datasets/fields/work/0001/plan.json")
+    warehouse.index_items([scenes(tmp_path / "more")[1]], chip_size=96, local_roots=[tmp_path / "more"])
+    warehouse.merge("global", warehouse.collections())
+    expire(warehouse.store, GLOBAL, keep=1, days=0)
+    for collection in warehouse.collections():
+        expire(warehouse.store, f"collections/{collection}", keep=1, days=0)
+    later(monkeypatch, 30)
+    vacuum(warehouse.store, dry_run=False)
+    assert len(materialize(warehouse, spec(name="fields", limit=3, version=1))) == 3
+    assert verify(warehouse.store, deep=True).is_clean
+    (held,) = pins(warehouse.store)
+    assert held.key == "datasets/fields/dataset.json"

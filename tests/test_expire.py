@@ -167,7 +167,7 @@ def test_what_is_tagged_locked_or_merged_can_be_opened(warehouse: Warehouse) -> 
     first = content(warehouse.combined("global", 1))
     warehouse.tag("two", "s2", 2)
     pin = f'{{"index": {{"name": "global", "version": 1, "sha256": "{warehouse.combined("global", 1).sha256}"}}}}'
-    warehouse.store.create("datasets/fields/plan.json", pin.encode())
+    warehouse.store.create("datasets/fields/work/0001/plan.json", pin.encode())
     expire(warehouse.store, "combined/global", keep=1, days=0)
     expire(warehouse.store, S2, keep=1, days=0)
     assert content(warehouse.combined("global", 1)) == first, "a dataset is being made from it"

@@ -190,7 +190,7 @@ def test_a_grace_period_that_commits_outlive_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["tags/paper.json", "datasets/d/plan.json", "collections/s2/log/00000000000000000002.json"]
+    "key", ["tags/paper.json", "datasets/d/work/0001/plan.json", "collections/s2/log/00000000000000000002.json"]
 )
 def test_where_it_can_not_be_told_what_is_needed_nothing_goes(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = memory_warehouse()

@@ -357,7 +357,11 @@ def test_a_combined_index_that_is_not_its_collections_is_found(sound: Store) -> 
 
 @pytest.mark.parametrize(
     ("key", "kind"),
-    [("tags/other.json", "tag"), ("datasets/other/plan.json", "lock"), ("datasets/broken/plan.json", "lock")],
+    [
+        ("tags/other.json", "tag"),
+        ("datasets/other/work/0001/plan.json", "lock"),
+        ("datasets/broken/work/0001/plan.json", "lock"),
+    ],
 )
 @pytest.mark.parametrize(("version", "sha256"), [(2, "ab" * 32), (99, "ab" * 32)])
 def test_what_names_a_version_that_is_not_there_is_found(

@@ -16,7 +16,7 @@ from itertools import islice
 import pyarrow.compute as pc
 
 from stacchip_core.errors import CorruptWarehouseError, ObjectNotFoundError, StacchipError
-from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, LOCKS
+from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, LOCK, lock_keys
 from stacchip_core.warehouse.care.retention import indexes
 from stacchip_core.warehouse.entry import BBox, Counts, FileInfo, LogEntry, Totals
 from stacchip_core.warehouse.files import open_parquet
@@ -318,9 +318,9 @@ def _datasets(store: Store) -> tuple[tuple[DatasetState, ...], dict[str, str]]:
 
 def _dataset(store: Store, name: str) -> Iterator[DatasetState]:
     """A dataset from its lock or, unfinished, from its plan; none where there is neither."""
-    for lock in reversed(LOCKS):
+    for key in reversed(lock_keys(store, name)):
         try:
-            data = json.loads(store.read(f"datasets/{name}/{lock}"))
+            data = json.loads(store.read(key))
         except ObjectNotFoundError:
             continue
         shards = data["shards"]
@@ -332,7 +332,7 @@ def _dataset(store: Store, name: str) -> Iterator[DatasetState]:
             failures=sum(int(shard.get("failures", 0)) for shard in shards),
             shards=len(shards),
             size=sum(int(shard.get("size", 0)) for shard in shards),
-            is_finished=lock == LOCKS[-1],
+            is_finished=key.endswith(f"/{LOCK}"),
         )
         return
 

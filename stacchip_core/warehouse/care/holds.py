@@ -12,7 +12,7 @@ from stacchip_core.warehouse.store import Listed, Store
 from stacchip_core.warehouse.tags import DELETED, all_tags, deleted_tags, key_of
 
 COLLECTIONS, COMBINED = KINDS
-LOCKS = ("plan.json", "dataset.json")  # of a dataset: what it is being made from, and what it was made from
+LOCK = "dataset.json"  # of a dataset: what it was made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def pins(store: Store) -> list[Pin]:
         CorruptWarehouseError: a tag or lock can't be read, so nobody knows what it holds.
     """
     tagged = [Pin(tag.index, tag.version, tag.sha256, key_of(tag.name)) for tag in all_tags(store)]
-    keys = [f"datasets/{name}/{lock}" for name in store.folders("datasets") for lock in LOCKS]
+    keys = [key for name in store.folders("datasets") for key in lock_keys(store, name)]
     return [*tagged, *(pin for key in keys if (pin := dataset_pin(store, key)))]
 
 
@@ -55,6 +55,17 @@ def deleted_pins(store: Store, is_over: Callable[[Listed], bool]) -> list[Pin]:
     """
     found = deleted_tags(store, is_over)
     return [Pin(tag.index, tag.version, tag.sha256, key) for key, tag in found.items()]
+
+
+def lock_keys(store: Store, name: str) -> list[str]:
+    """Keys of what holds the versions of a dataset: the plan of a revision that is being made, and the lock, if any."""
+    folder = f"datasets/{name}"
+    try:
+        finished = int(json.loads(store.read(f"{folder}/{LOCK}"))["revision"])
+    except (ObjectNotFoundError, CorruptWarehouseError, ValueError, KeyError, TypeError, RecursionError):
+        finished = 0  # whoever reads the lock says what is wrong with it
+    revisions = [one for one in store.folders(f"{folder}/work") if one.isdecimal() and int(one) > finished]
+    return [*(f"{folder}/work/{one}/plan.json" for one in revisions), f"{folder}/{LOCK}"]
 
 
 def dataset_pin(store: Store, key: str) -> Pin | None:

@@ -17,7 +17,7 @@ from stacchip_core.errors import (
     StoreError,
     TransientError,
 )
-from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, LOCKS, Pin, dataset_pin
+from stacchip_core.warehouse.care.holds import COLLECTIONS, COMBINED, Pin, dataset_pin, lock_keys
 from stacchip_core.warehouse.care.needs import current_files, merged_versions, needed_files
 from stacchip_core.warehouse.care.problems import KINDS_OF_FILES, LEFT_ALONE, LOG_FIRST, OLD_ONLY, Problem, Report, todo
 from stacchip_core.warehouse.care.proof import (
@@ -133,7 +133,7 @@ def _tags(work: _Work) -> Iterator[Pin]:
 
 def _locks(work: _Work) -> Iterator[Pin]:
     for name in work.store.folders("datasets"):
-        for key in (f"datasets/{name}/{lock}" for lock in LOCKS):
+        for key in lock_keys(work.store, name):
             try:
                 pin = dataset_pin(work.store, key)
             except CorruptWarehouseError as err:
