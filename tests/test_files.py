@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse import files
 from stacchip_core.warehouse.entry import FileInfo
-from stacchip_core.warehouse.files import ProvenFile, open_parquet, proven_filesystem, publish
+from stacchip_core.warehouse.files import ProvenFile, naming, open_parquet, proven_filesystem, publish
 from stacchip_core.warehouse.store import MemoryStore
 from tests.faulty_store import memory_store
 
@@ -131,3 +133,28 @@ def test_a_table_of_another_length_than_the_log_says_is_refused() -> None:
     wrong = FileInfo(info.path, "data", info.size, info.sha256, 2999, blocks=info.blocks)
     with pytest.raises(CorruptWarehouseError, match="holds 3000 rows, the log says 2999"), open_parquet(store, wrong):
         raise AssertionError("it was opened")
+
+
+def test_a_lack_of_memory_is_no_damage() -> None:
+    """Else a repair would give up rows that are sound."""
+    for lack in (pa.ArrowMemoryError("realloc of size 67043328 failed"), MemoryError()):
+        with pytest.raises(MemoryError), naming(memory_store(), PATH):
+            raise lack
+
+
+def test_an_interpreter_that_ends_waits_for_files_that_threads_still_hold() -> None:
+    store = memory_store()
+    info = written(store, b"x" * 3000)
+
+    def hold() -> None:
+        held = ProvenFile(store, info)
+        time.sleep(0.3)
+        del held
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    while not len(files._OPEN):
+        time.sleep(0.001)
+    files._let_readers_end()
+    assert not len(files._OPEN)
+    thread.join()

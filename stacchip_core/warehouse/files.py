@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import hashlib
 import io
+import time
+import weakref
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -70,6 +74,12 @@ def read_whole(store: Store, info: FileInfo) -> bytes:
     return data
 
 
+# What Arrow's threads may hold for a moment after a scan has ended: files, and the filesystem that they are of.
+_OPEN: weakref.WeakSet[ProvenFile] = weakref.WeakSet()
+_RECENT: deque[FileSystem] = deque(maxlen=16)
+_LONGEST_WAIT = 2.0  # seconds, where a scan was left in the middle
+
+
 class ProvenFile(io.RawIOBase):
     """A file that a log entry names, open for reading: every byte it gives agrees with the entry.
 
@@ -80,6 +90,7 @@ class ProvenFile(io.RawIOBase):
     def __init__(self, store: Store, info: FileInfo) -> None:
         """Nothing is read yet."""
         super().__init__()
+        _OPEN.add(self)
         self._store, self._info = store, info
         self._sums = base64.b64decode(info.blocks)
         self._place = 0
@@ -156,7 +167,17 @@ class _ProvenHandler(FSSpecHandler):  # type: ignore[misc]
 
 def proven_filesystem(store: Store, infos: Iterable[FileInfo]) -> FileSystem:
     """A filesystem for pyarrow that holds just these files, at `store.path(info.path)`; damage read in one raises."""
-    return PyFileSystem(_ProvenHandler(store, infos))
+    filesystem = PyFileSystem(_ProvenHandler(store, infos))
+    _RECENT.append(filesystem)
+    return filesystem
+
+
+@atexit.register
+def _let_readers_end() -> None:
+    """Wait for Arrow's threads to close what they hold: one that comes back to an interpreter that ends aborts it."""
+    deadline = time.monotonic() + _LONGEST_WAIT
+    while len(_OPEN) and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 @contextmanager
@@ -185,7 +206,7 @@ def naming(store: Store, path: str) -> Iterator[None]:
     """Translate what pyarrow raises while reading the file at `path`; only reading belongs into the block."""
     try:
         yield
-    except StacchipError:
+    except (StacchipError, MemoryError):  # of Arrow too: a lack of memory says nothing about the file
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError) as err:
         where = f"{store.root}/{path}"
