@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -476,3 +477,16 @@ def test_any_runs_agree_with_a_dict_at_every_version(runs: list[tuple[list[Piece
         assert version.entry.totals.items == len(held) == version.items().num_rows
         assert {(s.key, s.size_px) for s in states_of(version.items())} == set(held)
         assert {(s.key, s.size_px) for s in states_of(version.failures())} == set(broken)
+
+
+def test_work_that_grew_old_while_its_machine_slept_is_refused() -> None:
+    store = FaultyStore()
+    raced(store, Piece(8))
+    manifest = Manifest.load(store, "s2")
+    work = read_work(store, [part_of(store, "s2", [Piece(1)]).part], read_version=0)
+
+    def sleeps(_: float) -> None:
+        store.shared.clock_offset += timedelta(days=2)
+
+    with pytest.raises(InputError, match=r"its data was written 48\.0 hours ago, and a commit must follow within 24"):
+        commit(manifest, work, Patience(sleep=sleeps))

@@ -109,6 +109,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
     states = manifest.states(keys)
     settled: Settled | None = None
     items: FileInfo | None = None
+    now: datetime | None = None  # by the store's clock, after a pause that may have been a suspended machine's
     checkpoint: Checkpoint | None = None
     for attempt in range(_ATTEMPTS):
         before, settled = settled, _settled(manifest, own, states)
@@ -118,7 +119,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
         if items is None or settled != before:
             items = _write_items(manifest, own.rows, settled, work.written_at)
         stored_at = manifest.store.modified(items.path)
-        _refuse_old(work, items, stored_at)
+        _refuse_old(work, items, now or stored_at)
         if checkpoint is None or checkpoint.version <= manifest.base:
             checkpoint = manifest.with_checkpoint()
         entry = _entry(manifest, own, settled, added=_added(own, settled, items, checkpoint))
@@ -126,6 +127,7 @@ def commit(manifest: Manifest, work: Work, patience: Patience | None = None) -> 
             done = manifest.log.append(replace(entry, stored_at=iso(stored_at)))
         except CommitConflictError:
             (patience or Patience()).pause(min(attempt, 4))
+            now = manifest.store.now()
             seen, manifest = manifest.version, manifest.newest()
             states = advance(states, manifest.changes_since(seen, keys))
             own = own if manifest.collection in ("", own.collection) else _own(manifest, work)
@@ -241,11 +243,11 @@ def _write_items(manifest: Manifest, rows: pa.Table, settled: Settled, failed_at
     return write_items(manifest.store, FileInfo(path, "items", 0, "", 0, collection=manifest.name), table)
 
 
-def _refuse_old(work: Work, items: FileInfo, stored_at: datetime) -> None:
+def _refuse_old(work: Work, items: FileInfo, now: datetime) -> None:
     """Both times are the store's, so nobody's clock has to be right."""
     if work.written_at is None:
         return
-    age = stored_at - work.written_at
+    age = now - work.written_at
     if age > MAX_AGE:
         raise InputError(
             f"{items.path}: its data was written {age.total_seconds() / 3600:.1f} hours ago, and a commit must follow "
