@@ -411,3 +411,12 @@ def test_any_merges_hold_the_live_rows_of_their_collections(steps: list[tuple[li
         assert version.count() == len(expected)
         assert sorted(version.items()["key"].to_pylist()) == sorted(k for k, p in live.items() if p.collection in there)
         assert merge(store, "global", there).sha256 == version.sha256
+
+
+def test_collection_ids_of_which_one_begins_the_other_are_not_merged() -> None:
+    """naip with item x/a, and naip/x with item a, have one key."""
+    store = memory_store()
+    for name, collection in (("naip", "naip"), ("x", "naip/x")):
+        commit_pieces(store, name, [Piece(1, collection=collection)])
+    with pytest.raises(InputError, match="collection ids 'naip' and 'naip/x' could give one key to two items"):
+        merge(store, "global", ["naip", "x"])

@@ -12,6 +12,7 @@ import pytest
 from stacchip_core.errors import CorruptWarehouseError
 from stacchip_core.warehouse import checkpoint as checkpoints
 from stacchip_core.warehouse import files
+from stacchip_core.warehouse.care import repair as repairing
 from stacchip_core.warehouse.care.expire import expire
 from stacchip_core.warehouse.care.repair import repair
 from stacchip_core.warehouse.care.salvage import salvage
@@ -322,6 +323,23 @@ def test_what_is_left_is_not_left_to_repair(which: Callable[[Store], str]) -> No
         assert not [problem for problem in done.left if "stacchip repair" in problem.todo]
         lost = [problem for problem in done.left if problem.kind in ("hint", "data")]
         assert all("restore the object" in problem.todo and "; " in problem.what for problem in lost)
+
+
+def test_a_step_that_fails_is_not_told_as_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory_warehouse().store
+    filled(store)
+    head = Log(store, "combined/global").newest()
+    assert head is not None
+    damage(store, head.files("data")[0].path)
+    assert [action.path for action in repair(store).actions] == ["combined/global"]
+
+    def fails(*_: object) -> None:
+        raise CorruptWarehouseError("a file of its collection is damaged too")
+
+    monkeypatch.setattr(repairing, "merge", fails)
+    done = repair(store, dry_run=False)
+    assert not done.actions
+    assert [(problem.kind, "damaged too" in problem.what) for problem in done.left] == [("combined", True)]
 
 
 # --- together, and with crashes

@@ -315,3 +315,14 @@ def test_a_folder_that_may_not_be_read_is_never_empty(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(StoreError, match=r"could not be listed: .*Permission denied"):
         open_store(tmp_path).listing("c")
+
+
+def test_a_link_to_a_folder_is_a_folder_of_a_local_disk(tmp_path: Path) -> None:
+    """Somebody has moved an index to a larger disk."""
+    store = open_store(tmp_path / "root")
+    for key in ("datasets/a/dataset.json", "datasets/b/dataset.json"):
+        store.write(key, b"{}")
+    (tmp_path / "root/datasets/b").rename(tmp_path / "elsewhere")
+    (tmp_path / "root/datasets/b").symlink_to(tmp_path / "elsewhere")
+    assert store.folders("datasets") == ["a", "b"]
+    assert store.list("datasets/b") == ["datasets/b/dataset.json"]

@@ -76,7 +76,7 @@ class Store(ABC):
         Raises:
             StoreError: the key is absolute, or leads out of the root.
         """
-        if not _is_key(key):
+        if not is_key(key):
             raise StoreError(f"{self.root}: {key[:200]!r} is no key: expected names joined by '/', below the root")
         return f"{self._base}/{key}"
 
@@ -174,7 +174,7 @@ class Store(ABC):
         with self._door(prefix, "listed"):
             names = {name: one for name, one in self._find(path) if name.startswith(f"{path}/")}
         found = {prefix + name.removeprefix(path): one for name, one in names.items()}
-        return {key: found[key] for key in sorted(found) if _is_key(key)}
+        return {key: found[key] for key in sorted(found) if is_key(key)}
 
     def list(self, prefix: str) -> _Texts:
         """Keys of all objects in the folder `prefix` and below it, sorted; none where there is no such folder."""
@@ -189,7 +189,7 @@ class Store(ABC):
         except ObjectNotFoundError:
             return []
         paths = {info["name"].rstrip("/") for info in found if info["type"] == "directory"} - {path}
-        return sorted(name for name in (path.rpartition("/")[2] for path in paths) if _is_key(name))
+        return sorted(name for name in (path.rpartition("/")[2] for path in paths) if is_key(name))
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
@@ -289,7 +289,7 @@ class Store(ABC):
         self.fs.cp_file(source, path)
 
 
-def _is_key(text: str) -> bool:
+def is_key(text: str) -> bool:
     return bool(_KEY.fullmatch(text)) and not any(part in (".", "..") for part in text.split("/"))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from stacchip_core.warehouse.contract import STAGING, Listed, Store
+from stacchip_core.warehouse.contract import STAGING, Listed, Store, is_key
 
 
 class LocalStore(Store):
@@ -59,6 +59,10 @@ class LocalStore(Store):
         for name, facts in files_below(path):
             yield name, _listed(name, facts)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly in the folder `prefix`, sorted; links to folders are folders."""
+        return [name for name in names_in(self.path(prefix)) if is_key(name)]
+
     def _delete(self, path: str) -> None:
         remove(Path(path))
 
@@ -100,6 +104,15 @@ def remove(path: Path) -> None:
     """Remove a file for good; its folder stays, as a writer may just be about to use it."""
     path.unlink()
     _sync(path.parent)
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(entry.name for entry in found if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def files_below(folder: str) -> Iterator[tuple[str, os.stat_result]]:

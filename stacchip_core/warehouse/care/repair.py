@@ -95,13 +95,15 @@ def repair(store: Store, *, dry_run: bool = True) -> Repair:
     ]
     mended = {problem for step in steps for problem in step.problems}
     left = [_given_up(problem, hopeless) for problem in problems if problem not in mended]
+    failed = list[_Step]()
     for step in steps if not dry_run else ():
         logger.info("repair of %s: %s: %s", store.root, step.action.path, step.action.what)
         try:
             step.act()
         except CorruptWarehouseError as err:
+            failed.append(step)
             left += [replace(problem, what=f"{problem.what}; {err}", todo=LEFT_ALONE) for problem in step.problems]
-    return Repair(dry_run, tuple(step.action for step in steps), tuple(left))
+    return Repair(dry_run, tuple(step.action for step in steps if step not in failed), tuple(left))
 
 
 def _given_up(problem: Problem, why: Mapping[str, str]) -> Problem:

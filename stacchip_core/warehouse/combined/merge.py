@@ -192,6 +192,12 @@ def _check_distinct(name: str, manifests: Sequence[Manifest]) -> None:
                 f"combined index {name!r}: {other!r} and {manifest.name!r} both hold items of {manifest.collection!r}, "
                 "so chip ids could mean two chips: merge them into two indexes"
             )
+    for one in by_id:
+        if inner := next((other for other in by_id if other.startswith(f"{one}/")), None):
+            raise InputError(
+                f"combined index {name!r}: collection ids {one!r} and {inner!r} could give one key to two items: "
+                "merge them into two indexes"
+            )
 
 
 def _present_columns(head: LogEntry | None) -> Columns:
