@@ -500,3 +500,23 @@ def test_a_file_cut_short_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ReadError, match=r"g/00003\.tif is no whole GeoTIFF"):
         found.chip(3)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("band", ["zürich", "b" * 120, "a b", "rot.grün"])
+def test_bands_of_any_name_come_back(form: str, band: str) -> None:
+    written = shard(form=form)
+    renamed = Shard(
+        replace(
+            written.labels,
+            layers={band: (band,), "image": written.labels.layers["image"]},
+            nodata={band: written.labels.nodata["red"], "image": written.labels.nodata["image"]},
+        ),
+        {band: written.arrays["red"], "image": written.arrays["image"]},
+    )
+    store = memory_store()
+    put(store, "s", WRITERS[form](renamed))
+    found = open_shard(store, "s", form)
+    for offset in range(len(renamed)):
+        assert np.array_equal(found.chip(offset)[band], np.asarray(renamed.arrays[band])[offset])
+        assert np.array_equal(found.chip(offset)["image"], np.asarray(renamed.arrays["image"])[offset])

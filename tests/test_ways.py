@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,15 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
-from stacchip_core import ChipIndex, Indexer, materialize
+from stacchip_core import ChipIndex, ChipSpec, Indexer, SpecError, materialize
+from stacchip_core.chips.bands import resolve_bands
 from stacchip_core.chips.cutting import Cut, cut
 from stacchip_core.chips.files import Access
 from stacchip_core.chips.shards import Shard
 from tests.items import Item
 from tests.oracles import Row, full, rows_of
 from tests.scenes import sentinel1_scene, sentinel2_scene, utm_grid
+from tests.warehouse_rows import Piece
 from tests.warehouses import SIZE, made, spec
 
 GSD_M = {"red": 10, "swir16": 20, "coastal": 60, "scl": 20}
@@ -190,3 +194,12 @@ def test_datasets_and_their_labels_have_the_pixels_asked_for(folder: Path, item:
         row = dataset.chips.slice(0, 1).to_pylist()[0]
         assert file.res == (60, 60)
         assert (file.bounds.left, file.bounds.top) == (500_040 + 10 * row["col_off"], 5_200_020 - 10 * row["row_off"])
+
+
+def test_a_band_of_the_name_of_the_mask_is_not_lost_to_it() -> None:
+    assets = (SimpleNamespace(band="red"), SimpleNamespace(band="mask"))
+    scene = replace(Piece(1).scene(), assets=assets)  # type: ignore[arg-type]
+    wanted = ChipSpec(name="fields", index="global", mask=True)
+    with pytest.raises(SpecError, match="mask: s2 has a band of that name; name the bands you want, without it"):
+        resolve_bands([scene], wanted)
+    assert resolve_bands([scene], wanted.model_copy(update={"mask": False})) == {"s2": ("red", "mask")}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from stacchip_core.chips.labels import grid_of
+from stacchip_core.chips.radiometry import MASK
 from stacchip_core.chips.spec import LARGEST_PX, ChipSpec
 from stacchip_core.chips.ways import ratio_on, scale_to, scaled
 from stacchip_core.errors import SpecError
@@ -25,6 +26,10 @@ def resolve_bands(scenes: Iterable[Scene], spec: ChipSpec) -> dict[str, tuple[st
         common[scene.collection] = [name for name in known if name in names]
     resolved = {name: spec.bands_of(name) or tuple(bands) for name, bands in sorted(common.items())}
     for name, bands in resolved.items():
+        if spec.mask and MASK in bands:
+            raise SpecError(
+                f"chip spec {spec.name!r}: mask: {name} has a band of that name; name the bands you want, without it"
+            )
         if not bands:
             raise SpecError(
                 f"chip spec {spec.name!r}: the chosen scenes of {name} have no band in common; "

@@ -70,8 +70,9 @@ def _layout(arrays: Mapping[str, Pixels], width: int) -> dict[str, Any]:
     place, found = 0, {}
     for band, pixels in arrays.items():
         inside = len(_npy_header(pixels))
-        found[band] = [place + _BLOCK + inside, pixels.dtype.str, list(pixels.shape)]
-        place += _BLOCK + _whole_blocks(inside + pixels[0].nbytes)
+        head = len(_tar_header(f"{0:08d}.{band}.npy", inside + pixels[0].nbytes))
+        found[band] = [place + head + inside, pixels.dtype.str, list(pixels.shape)]
+        place += head + _whole_blocks(inside + pixels[0].nbytes)
     return {"arrays": found, "step": place + _BLOCK + _whole_blocks(width)}
 
 
@@ -90,9 +91,15 @@ def _about(labels: ShardLabels, place: int) -> str:
 def _member(name: str, head: bytes | str, content: Buffer) -> tuple[Buffer, ...]:
     """Header, content and padding of one file of the archive."""
     head = head.encode() if isinstance(head, str) else head
+    size = len(head) + len(content)
+    return (_tar_header(name, size) + head, content, bytes(_whole_blocks(size) - size))
+
+
+def _tar_header(name: str, size: int) -> bytes:
+    """One block, or several where the name is long or not ASCII."""
     info = tarfile.TarInfo(name)  # time, owner and group are 0, the mode is 0644
-    info.size = len(head) + len(content)
-    return (info.tobuf(tarfile.PAX_FORMAT) + head, content, bytes(_whole_blocks(info.size) - info.size))
+    info.size = size
+    return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def _npy_header(pixels: Pixels) -> bytes:
