@@ -375,3 +375,9 @@ def test_failures_are_listed_by_cause_and_tried_again(tmp_path: Path) -> None:
     done = shell.json("retry-failed", "tiny", "--local-root", str(folder.path))
     assert (done["new"], done["failed"]) == (5, 0)
     assert "no items failed" in shell.run("failures", "tiny")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc", "a/b", "Fields", ""])
+def test_a_dataset_is_called_by_a_name_alone(local: Shell, name: str) -> None:
+    for command in (["report", name], ["verify", name], ["diff", name, "fields"]):
+        assert "is no name of a dataset" in " ".join(local.run("dataset", *command, code=2).split())

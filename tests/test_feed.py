@@ -83,8 +83,6 @@ def test_after_any_stops_an_epoch_repeats_and_skips_nothing(
         feed.set_epoch(epoch)
         state = feed.state_dict()
         for workers, taken in [*stops, (1, len(expected))]:
-            if len(seen) == len(expected):  # what comes then is the epoch again
-                break
             copies = [resumed(source, deal, state) for _ in range(workers)]
             ahead = [list(copy.part(worker, workers)) for worker, copy in enumerate(copies)]
             in_turn = [one for turn in range(len(source)) for part in ahead for one in part[turn : turn + 1]][:taken]
@@ -330,3 +328,13 @@ def test_what_is_forked_shares_no_connection_with_its_parent(on_s3: Warehouse) -
     for child in children:
         child.join(60)
         assert child.exitcode == 0
+
+
+def test_a_state_of_the_end_of_an_epoch_leaves_nothing_of_it() -> None:
+    source = numbered([4, 3])
+    feed = Feed(source)
+    assert len(list(feed)) == 7
+    again = resumed(source, Deal(), feed.state_dict())
+    assert list(again) == []
+    again.set_epoch(1)
+    assert len(list(again)) == 7

@@ -102,7 +102,9 @@ def test_what_can_not_be_read_is_left_out_as_it_is_of_the_dataset(tmp_path: Path
     place = streamed.chips["chip_id"].to_pylist().index(next(iter(streamed.failures)))
     with pytest.raises(ReadError, match="item S2A_32TMT_20240620_0_L2A: asset 'nir'"):
         streamed[place]
-    with pytest.raises(ReadError, match=r"stream 'fields': \d+ of its \d+ chips could not be read, and 1 may fail"):
+    with pytest.raises(
+        ReadError, match=r"stream 'fields': \d+ of its \d+ chips could not be read, and no more than 1 may fail"
+    ):
         list(stream(warehouse, spec(bands=RGBN, max_failed=1)))
     assert len(list(stream(warehouse, spec(bands=RGBN, max_failed=25)))) == len(dataset)
 
@@ -112,3 +114,17 @@ def test_mistakes_are_told_before_any_pixel(warehouse: Warehouse) -> None:
         stream(warehouse, spec(bands=[{"collection": "sentinel-2-l2a", "bands": ["rde"]}]))
     with pytest.raises(ChipNotFoundError, match="stream 'fields': there is no chip 7; they run from 0 to 6"):
         stream(warehouse, spec(limit=7))[7]
+
+
+def test_a_stream_goes_on_once_its_source_is_mended(tmp_path: Path) -> None:
+    pixels = tmp_path / "pixels"
+    warehouse = made(pixels, tmp_path / "warehouse", scenes(pixels)[:1])
+    chips = stream(warehouse, spec(bands=RGBN, max_failed=0))
+    file = pixels / str(chips.chips["item_id"][0]) / "nir.tif"
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(ReadError, match="could not be read, and no more than 0 may fail"):
+        list(chips)
+    file.write_bytes(content)
+    assert len(list(chips)) == len(chips)
+    assert not chips.failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,12 @@ def test_the_commands_update_verify_and_compare(place: tuple[Warehouse, Path]) -
     assert run("diff", "fields", "fields")[0] == 0
     next((Path(warehouse.store.root) / "datasets/fields/shards").iterdir()).joinpath("zarr.json").unlink()
     assert run("verify", "fields")[0] == 1
+
+
+def test_a_copy_of_a_dataset_is_read_and_not_made_further(tmp_path: Path) -> None:
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels")[:1])
+    dataset = materialize(warehouse, spec(name="fields", limit=3))
+    shutil.copytree(dataset.path, f"{warehouse.root}/datasets/backup")
+    assert len(Dataset.open(f"{warehouse.root}/datasets/backup")) == 3
+    with pytest.raises(InputError, match="is of dataset 'fields': a copy can be read, and not made further"):
+        update(warehouse, "backup")

@@ -192,8 +192,8 @@ class Feed:
         self._progress = self._beginning()
 
     def _beginning(self) -> _Progress:
-        """What is done of the epoch before it is begun: as loaded, if something is left of it; else nothing."""
-        if self._begun.epoch != self.epoch or self._begun.done.all():
+        """What is done of the epoch before it is begun: as loaded, all of it perhaps; else nothing."""
+        if self._begun.epoch != self.epoch:
             return _Progress(self.epoch, np.zeros(len(self), np.bool_))
         return _Progress(self.epoch, self._begun.done.copy(), self._begun.worker)
 

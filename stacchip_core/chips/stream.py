@@ -101,6 +101,7 @@ class ChipStream:
         Raises:
             ReadError: more chips could not be read than the spec allows, or none could.
         """
+        self.failures.clear()
         rows = self.chips.drop_columns(["geometry", "bbox"])
         for _, row, chip in Feed(self, Deal(shuffle=False), on_error="skip"):
             self._check_budget()
@@ -115,8 +116,8 @@ class ChipStream:
         )
         if len(self.failures) > most:
             raise ReadError(
-                f"stream {self.spec.name!r}: {len(self.failures)} of its {len(self)} chips could not be read, and "
-                f"{most:g} may fail. The first: {next(iter(self.failures.values()))}"
+                f"stream {self.spec.name!r}: {len(self.failures)} of its {len(self)} chips could not be read, and no "
+                f"more than {most:g} may fail. The first: {next(iter(self.failures.values()))}"
             )
 
     @cached_property

@@ -180,13 +180,13 @@ class _Reader:
         if not isinstance(right, ast.Tuple | ast.List | ast.Set) or not 1 <= len(right.elts) <= _LISTED:
             raise SpecError(f"where: after `in` come 1 to {_LISTED} values, such as (1, 2), not {_words(right)!r}")
         listed = [self._value(element, depth) for element in right.elts]
+        if value.kind == "time":
+            raise SpecError(f"where: {value.words} is a time, which `in` does not look up; compare it")
         for element in listed:
             if not element.is_literal:
                 raise SpecError(f"where: after `in` come numbers or texts, {element.words} is none")
             if "any" not in (value.kind, element.kind) and element.kind != value.kind:
                 raise SpecError(_mismatch(value, element))
-        if value.kind == "time":
-            raise SpecError(f"where: {value.words} is a time, which `in` does not look up; compare it")
         kind = pa.float32() if value.is_float32 else None
         found = value.expression.isin(pa.array([element.literal for element in listed], kind))
         return pc.if_else(value.expression.is_valid(), found, pa.scalar(None, pa.bool_()))

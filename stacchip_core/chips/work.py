@@ -123,9 +123,14 @@ def load_lock(store: Store, name: str) -> DatasetLock | None:
     """The lock of a dataset; None where it has none yet."""
     key = f"datasets/{name}/dataset.json"
     try:
-        return parsed(DatasetLock, store.read(key), f"{store.root}/{key}")
+        lock = parsed(DatasetLock, store.read(key), f"{store.root}/{key}")
     except ObjectNotFoundError:
         return None
+    if lock.spec.name != name:
+        raise InputError(
+            f"{store.root}/{key} is of dataset {lock.spec.name!r}: a copy can be read, and not made further"
+        )
+    return lock
 
 
 def current(store: Store, name: str) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -168,10 +169,13 @@ def report(ctx: typer.Context, name: Name) -> None:
 
 def _opened(place: Place, at: str) -> Dataset:
     from stacchip_core.chips.dataset import Dataset
+    from stacchip_core.chips.spec import NAME_PATTERN
 
     name, sign, revision = at.partition("@")
     if sign and not revision.isdecimal():
         raise typer.BadParameter(f"{at!r}: expected NAME or NAME@REVISION, a number")
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise typer.BadParameter(f"{name!r} is no name of a dataset: lower case letters, digits, hyphens")
     warehouse = place.open()
     path = f"{warehouse.root}/datasets/{name}"
     return Dataset.open(path, warehouse.storage, revision=int(revision) if revision else None)
