@@ -7,15 +7,18 @@ import json
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import shapely
 
-from stacchip_core import SpecError
+from stacchip_core import SpecError, materialize
 from stacchip_core.chips.area import load_area
 from stacchip_core.chips.conditions import conditions
 from stacchip_core.chips.drawing import draw
 from tests.chip_rows import COLLECTIONS, ROWS, TABLE, spec
+from tests.warehouses import made, scenes
+from tests.warehouses import spec as warehouse_spec
 
 SHAPES = [shapely.Point(10, 45).buffer(20), shapely.box(170, -20, 180, 20), shapely.Point(-60, 0).buffer(15)]
 
@@ -85,4 +88,27 @@ def test_a_file_without_a_crs_is_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="crs"):
         gpd.GeoDataFrame(geometry=SHAPES[:1]).to_file(path)
     with pytest.raises(SpecError, match=r"a.shp does not say its CRS; write it with one"):
+        load_area(str(path))
+
+
+def test_a_dataset_knows_the_area_file_that_it_was_made_by(tmp_path: Path) -> None:
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels")[:1])
+    path = tmp_path / "area.geojson"
+    west, south, east, north = warehouse.combined("global").items(["bbox"])["bbox"][0].as_py().values()
+    wanted = warehouse_spec(name="fields", area=str(path))
+    gpd.GeoDataFrame(geometry=[shapely.box(west, south, east, north)], crs="OGC:CRS84").to_file(path)
+    lock = materialize(warehouse, wanted).lock
+    assert lock.area_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert materialize(warehouse, wanted).lock == lock
+    gpd.GeoDataFrame(geometry=[shapely.box(west, south, west + 0.01, north)], crs="OGC:CRS84").to_file(path)
+    with pytest.raises(SpecError, match=r"the area file '.*area.geojson' has changed since the dataset of that name"):
+        materialize(warehouse, wanted)
+    path.unlink()
+    assert materialize(warehouse, wanted).lock == lock, "the dataset itself is there"
+
+
+def test_coordinates_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    gpd.GeoDataFrame(geometry=[shapely.Point(np.nan, 1), shapely.Point(1, 1)], crs="OGC:CRS84").to_parquet(path)
+    with pytest.raises(SpecError, match=r"area: a\.parquet has coordinates that are no numbers"):
         load_area(str(path))

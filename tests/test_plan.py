@@ -14,7 +14,10 @@ import rasterio
 from typer.testing import CliRunner
 
 from stacchip_core import Dataset, SpecError, Storage, Warehouse, materialize, plan
+from stacchip_core.chips import lock as locks
 from stacchip_core.chips import plan as planning
+from stacchip_core.chips import preparing
+from stacchip_core.chips.assembly import prepare
 from stacchip_core.cli import app
 from tests.file_server import FileServer, serve
 from tests.scenes import Item, coarser, naip_scene, sentinel1_scene, sentinel2_scene, utm_grid
@@ -143,6 +146,26 @@ def test_bytes_out_are_those_of_the_chips(tmp_path: Path, values: dict[str, Any]
     wanted = spec(**{"bands": RGBN, **values})
     dataset = materialize(warehouse, wanted)
     assert plan(warehouse, wanted).bytes_out == sum(one.nbytes for _, chip in dataset for one in chip.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "times"),
+    [({}, 1), ({"radiometry": "reflectance"}, 2), ({"dtype": "float64"}, 4), ({"gsd": 5}, 4), ({"gsd": 20}, 1 / 4)],
+    ids=str,
+)
+def test_what_is_held_at_a_time_follows_the_bytes_of_chips(
+    tmp_path: Path, values: dict[str, Any], times: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not their number: else a fine pixel size or a wide number type would fill the memory."""
+    bands = [{"collection": "sentinel-2-l2a", "bands": ["red", "nir"]}]
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels"))
+    each = 2 * 2 * 96 * 96
+    monkeypatch.setattr(preparing, "_GROUP_BYTES", 100 * each)
+    monkeypatch.setattr(locks, "_SHARDS_BYTES", 3 * 10 * 8 * each)
+    made_of = prepare(warehouse, spec(bands=bands, shard_size=10, resampling="average", **values))
+    assert made_of.chip_bytes == each * times
+    assert made_of.shards_at_a_time == max(1, int(8 / times))
+    assert len(made_of.groups) == (2 if times > 2 else 1), "two items of 25 chips"
 
 
 def test_a_fill_that_is_no_value_of_a_band_is_told_by_the_plan(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ def load_area(path: str) -> Area:
     return Area(_shapes_of(file), hashlib.sha256(content).hexdigest())
 
 
+def area_sha256(path: str | None) -> str | None:
+    """Checksum of an area file, which tells whether it is still the one of before; None where there is none."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else None
+
+
 def _shapes_of(file: Path) -> shapely.Geometry:
     import geopandas as gpd  # costs a second, and few specs name a file
 
@@ -58,6 +63,8 @@ def _shapes_of(file: Path) -> shapely.Geometry:
     shapes = shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))]
     if not len(shapes):
         raise SpecError(f"area: {file.name} holds no shapes")
+    if not np.isfinite(shapely.get_coordinates(shapes)).all():
+        raise SpecError(f"area: {file.name} has coordinates that are no numbers")
     shape = shapely.union_all(shapely.make_valid(shapely.force_2d(shapes)))
     west, south, east, north = shapely.bounds(shape)
     if not (west >= -180 and east <= 180 and south >= -90 and north <= 90):

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stacchip_core.chips.area import area_sha256
 from stacchip_core.chips.cutting import cut_into, failures_of
 from stacchip_core.chips.files import Access
 from stacchip_core.chips.formats.table import shard_key, writer_of
@@ -173,6 +174,12 @@ def _matching_plan(warehouse: Warehouse, spec: ChipSpec, work: Work) -> DatasetP
             f"chip spec {spec.name!r}: a dataset of that name was made from another spec (it differs in "
             f"{', '.join(differing)}); choose another name"
         )
+    area = area_sha256(spec.area)
+    if area and plan.area_sha256 and area != plan.area_sha256:
+        raise SpecError(
+            f"chip spec {spec.name!r}: the area file {spec.area!r} has changed since the dataset of that name was "
+            "made; choose another name"
+        )
     version = warehouse.combined(spec.index, spec.version)
     if version.sha256 == plan.index.sha256:
         return plan
@@ -277,6 +284,7 @@ def _lock_of(work: Work, plan: DatasetPlan, records: list[ShardRecord]) -> Datas
         shards=tuple(_locked(record, libraries) for record in records),
         statistics=summaries(records),
         revision=work.revision,
+        area_sha256=plan.area_sha256,
     )
 
 

@@ -134,6 +134,8 @@ class DatasetPlan(_Frozen):
         bands: per collection, resolved.
         null_fractions: column -> chips that pass its threshold because their fraction is null.
         rules: "<collection> <band>" -> what gives scale and offset of its items; empty where radiometry is raw.
+        area_sha256: of the area file that the chips were chosen by, if the spec names one.
+        chip_bytes: of the largest chips, all bands, as they are written; 0 where an earlier release did not say.
     """
 
     spec: ChipSpec
@@ -146,6 +148,8 @@ class DatasetPlan(_Frozen):
     shards: tuple[PlannedShard, ...]
     groups: tuple[PlannedGroup, ...]
     revision: int = 1
+    area_sha256: str | None = None
+    chip_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -159,10 +163,10 @@ class DatasetPlan(_Frozen):
 
     @property
     def shards_at_a_time(self) -> int:
-        """Shards that fit into memory together while they are written, if a pixel takes two bytes."""
+        """Shards that fit into memory together while they are written."""
         bands = max((len(bands) for bands in self.bands.values()), default=1)
-        each = 2 * self.spec.size**2 * bands * min(self.spec.shard_size, self.chips)
-        return max(1, _SHARDS_BYTES // (_COPIES * each))
+        chip_bytes = self.chip_bytes or 2 * self.spec.size**2 * bands
+        return max(1, _SHARDS_BYTES // (_COPIES * chip_bytes * max(1, min(self.spec.shard_size, self.chips))))
 
 
 class Region(_Frozen):
@@ -205,6 +209,7 @@ class DatasetLock(_Frozen):
         chips_key: the table of chips, below the dataset's folder.
         chips_sha256: of that file.
         statistics: collection -> band, or layer of one -> statistics of the train split; of all chips without splits.
+        area_sha256: of the area file that the chips were chosen by, if the spec names one.
     """
 
     format: int
@@ -224,6 +229,7 @@ class DatasetLock(_Frozen):
     shards: tuple[ShardInfo, ...]
     statistics: dict[str, dict[str, BandSummary]] = {}
     revision: int = 1
+    area_sha256: str | None = None
 
     @property
     def name(self) -> str:

@@ -6,22 +6,25 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stacchip_core.chips.area import area_sha256
 from stacchip_core.chips.bands import check_gsd, check_native, resolve_bands
-from stacchip_core.chips.labels import scene_key_of_rows
+from stacchip_core.chips.labels import grid_of, scene_key_of_rows
 from stacchip_core.chips.lock import DatasetPlan, IndexPin, PlannedGroup, PlannedShard, canonical_json
 from stacchip_core.chips.radiometry import check_radiometry, radiometry_rules
 from stacchip_core.chips.selection import null_fractions, select_from
 from stacchip_core.chips.spec import ChipSpec
+from stacchip_core.chips.ways import scale_to
 from stacchip_core.chips.work import Work, in_threads
 from stacchip_core.index.chip_index import ChipIndex
 from stacchip_core.warehouse.items import at_spec
 from stacchip_core.warehouse.version import IndexVersion
 from stacchip_core.warehouse.warehouse import Warehouse
 
-# Pixels of a group, uncompressed, if each took two bytes: a whole scene of a few bands, cut in some ten seconds.
+# Pixels of a group, uncompressed: a whole scene of a few bands, cut in some ten seconds.
 _GROUP_BYTES = 512 * 2**20
 
 
@@ -40,6 +43,15 @@ class Chosen:
     index: ChipIndex
     bands: Mapping[str, tuple[str, ...]]
     fingerprints: Mapping[str, str]
+
+    def chip_bytes(self, collection: str) -> int:
+        """Of the largest chip of a collection, all bands, as written; a pixel as it is stored counts for two bytes."""
+        spec, bands = self.spec, len(self.bands[collection])
+        stored = 4 if spec.radiometry == "reflectance" else 2
+        pixel = np.dtype(spec.dtype).itemsize if spec.dtype else stored
+        grids = {grid_of(scene) for scene in self.index.scenes.values() if scene.collection == collection}
+        sides = (spec.size * (scale_to(grid, spec.gsd) if spec.gsd else 1) for grid in grids)
+        return pixel * bands * int(max(sides)) ** 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,8 @@ def plan_of(
         shards=tuple(shards),
         groups=tuple(in_threads(lambda number: _planned_group(together[number], work), len(together))),
         revision=work.revision,
+        area_sha256=area_sha256(spec.area),
+        chip_bytes=max(map(chosen.chip_bytes, chosen.bands), default=0),
     )
 
 
@@ -119,8 +133,8 @@ def groups_of(chosen: Chosen, parts: Iterable[Part]) -> Iterator[ChipIndex]:
         own = whole.filter(pc.equal(whole["collection"], collection))
         own = own.append_column("__place", pa.array(range(own.num_rows), pa.int64()))
         own = own.sort_by([("item_id", "ascending"), ("__place", "ascending")]).drop_columns(["__place"])
-        chip_bytes = 2 * chosen.spec.size**2 * len(chosen.bands[collection])
-        for start, stop in _cuts(own["item_id"].to_pylist(), max(1, _GROUP_BYTES // chip_bytes)):
+        most = max(1, _GROUP_BYTES // chosen.chip_bytes(collection))
+        for start, stop in _cuts(own["item_id"].to_pylist(), most):
             yield with_rows(chosen.index, own.slice(start, stop - start))
 
 
