@@ -88,10 +88,11 @@ def test_a_damaged_lock_is_named(warehouse: Warehouse, content: bytes) -> None:
         path.write_bytes(before)
 
 
-def test_a_lock_of_a_later_release_is_told_from_damage(warehouse: Warehouse) -> None:
+@pytest.mark.parametrize("more", [{}, {"seal": "x"}])
+def test_a_lock_of_a_later_release_is_told_from_damage(warehouse: Warehouse, more: dict[str, str]) -> None:
     dataset = materialize(warehouse, spec(name="later", limit=3))
     path = Path(dataset.path) / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2, "seal": "x"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2, **more}))
     with pytest.raises(
         InputError, match=r"dataset\.json has format 2, and this release of .* reads 1: install a newer"
     ):

@@ -159,3 +159,14 @@ def test_an_update_says_its_own_revision_and_draws_a_page_anew_that_was_there(pl
     assert updated.lock.revision == 2
     assert json.loads((folder / "item.json").read_text()) == stac_item(updated)
     assert (folder / "report.html").read_text() != page
+
+
+def test_what_is_said_of_the_size_of_chips_is_their_own(place: tuple[Warehouse, Path]) -> None:
+    """Not that of the chips of the index, where another pixel size was asked for."""
+    bands = [{"collection": "sentinel-2-l2a", "bands": ["red"]}]
+    for gsd, side in ((20, 48), (5, 192), (None, 96)):
+        wanted = spec(name=f"at-{gsd}".lower(), bands=bands, limit=3, gsd=gsd, resampling="average")
+        made_of = materialize(place[0], wanted, pictures=True)
+        assert made_of[0]["red"].shape == (1, side, side)
+        assert f"3 chips of {side} px" in stac_item(made_of)["properties"]["description"]
+        assert f"<b>{side}</b><span>pixels a side</span>" in (Path(made_of.path) / "report.html").read_text()

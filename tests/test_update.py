@@ -208,3 +208,20 @@ def test_a_copy_of_a_dataset_is_read_and_not_made_further(tmp_path: Path) -> Non
     assert len(Dataset.open(f"{warehouse.root}/datasets/backup")) == 3
     with pytest.raises(InputError, match="is of dataset 'fields': a copy can be read, and not made further"):
         update(warehouse, "backup")
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_shards_that_are_not_whole_are_made_again(tmp_path: Path, is_gone: bool) -> None:
+    warehouse = made(tmp_path / "pixels", tmp_path / "warehouse", scenes(tmp_path / "pixels")[:1])
+    dataset = materialize(warehouse, spec(name="fields", shard_size=10, format="safetensors"))
+    before = listing(dataset.path)
+    shard = Path(dataset.path) / str(dataset.lock.shards[1].key)
+    content = shard.read_bytes()
+    shard.unlink() if is_gone else shard.write_bytes(content[:-1])
+    assert len(verify_dataset(dataset)) == 1
+    again = update(warehouse, "fields")
+    assert shard.read_bytes() == content
+    assert not verify_dataset(again, deep=True)
+    kept = [str(one.key) for one in dataset.lock.shards if one.number != 1]
+    assert {key: listing(dataset.path)[key] for key in kept} == {key: before[key] for key in kept}
+    assert update(warehouse, "fields").lock == again.lock

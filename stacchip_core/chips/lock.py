@@ -271,20 +271,22 @@ def parsed(kind: type[M], body: bytes, where: str) -> M:
         InputError: a later release wrote it.
         CorruptWarehouseError: it is none.
     """
+    if (number := _format_of(body)) > LOCK_FORMAT:
+        raise InputError(
+            f"{where} has format {number}, and this release of stacchip-core reads {LOCK_FORMAT}: install a newer one"
+        )
     try:
         return kind.model_validate_json(body)
     except ValidationError as err:
         wrong = err.errors(include_url=False)[0]
-        if wrong["type"] != "json_invalid" and _format_of(body) > LOCK_FORMAT:
-            raise InputError(
-                f"{where} has format {_format_of(body)}, and this release of stacchip-core reads {LOCK_FORMAT}: "
-                "install a newer one"
-            ) from err
         place = ".".join(map(str, wrong["loc"]))
         raise CorruptWarehouseError(f"{where} is damaged: {place}{': ' if place else ''}{wrong['msg']}") from err
 
 
 def _format_of(body: bytes) -> int:
-    found = json.loads(body)
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return 0
     number = found.get("format") if isinstance(found, dict) else None
     return number if isinstance(number, int) else 0

@@ -56,6 +56,13 @@ def summaries(records: Iterable[ShardRecord]) -> dict[str, dict[str, BandSummary
     }
 
 
+def sides_px(lock: DatasetLock, chips: pa.Table) -> str:
+    """Pixels of a side of the chips, as they are written: "256", or "128, 256" where collections differ."""
+    sizes = zip(chips["size_px"].to_pylist(), chips["gsd_m"].to_pylist(), strict=True)
+    sides = {round(size * pixel_m / lock.spec.gsd) if lock.spec.gsd else size for size, pixel_m in set(sizes)}
+    return ", ".join(map(str, sorted(sides)))
+
+
 def clay_form(lock: DatasetLock, chips: pa.Table) -> dict[str, Any]:
     """Statistics of a dataset as Clay's `metadata.yaml` has them: an entry for each collection.
 

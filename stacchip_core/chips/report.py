@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from stacchip_core.chips.charts import Histogram, histogram_svg, number_text, size_text
 from stacchip_core.chips.maps import PlaceMap
+from stacchip_core.chips.measure import sides_px
 from stacchip_core.chips.pictures import Sample, coverage_of, png_uri, sample_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _figures(dataset: Dataset) -> str:
         "chips": f"{len(dataset):,}",
         "collections": f"{len(lock.bands):,}",
         "bands" if len(lock.bands) == 1 else "bands at most": str(bands),
-        "pixels a side": str(lock.spec.size),
+        "pixels a side": sides_px(lock, dataset.chips),
         f"in {len(lock.shards):,} {lock.spec.format} shards": size_text(sum(shard.size for shard in lock.shards)),
         "could not be read": f"{dataset.failures.num_rows:,}",
     }

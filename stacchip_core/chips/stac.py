@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from stacchip_core.chips.measure import sides_px
+
 if TYPE_CHECKING:
     from stacchip_core.chips.dataset import Dataset
     from stacchip_core.chips.lock import DatasetLock
@@ -43,7 +45,7 @@ def stac_item(dataset: Dataset) -> Item:
         "properties": {
             **_times(dataset),
             "title": f"Chips {lock.name}",
-            "description": f"{len(dataset)} chips of {lock.spec.size} px, cut from {lock.index}.",
+            "description": f"{len(dataset)} chips of {sides_px(lock, dataset.chips)} px, cut from {lock.index}.",
             "bands": _bands(lock.bands),
             "stacchip:index": str(lock.index),
             "stacchip:index_sha256": lock.index.sha256,

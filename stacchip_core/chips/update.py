@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from stacchip_core.chips.lock import DatasetLock, DatasetPlan, PlannedShard, ShardRecord
+from stacchip_core.chips.lock import DatasetLock, DatasetPlan, PlannedShard, ShardInfo, ShardRecord
 from stacchip_core.chips.preparing import Chosen, Part, choose, parts_of, plan_of, planned_shard, with_rows
+from stacchip_core.chips.stored import stored_sizes
 from stacchip_core.chips.work import Work, current, in_threads, load_lock
 from stacchip_core.errors import InputError
 from stacchip_core.warehouse.warehouse import Warehouse
@@ -20,9 +21,9 @@ logger = logging.getLogger(__name__)
 def prepare_update(warehouse: Warehouse, name: str, *, version: int | None = None) -> DatasetPlan | None:
     """Plan the next revision of a finished dataset; one that was begun before is carried on with.
 
-    A shard is kept as it is where its chips, the items that they are cut from, and their bands are the same, and none
-    of its chips failed. Else it is made again from those of its chips that are still chosen; chips that are new go
-    into new shards.
+    A shard is kept as it is where its chips, the items that they are cut from, and their bands are the same, none of its
+    chips failed, and its files have the size that the lock says. Else it is made again from those of its chips that are
+    still chosen; chips that are new go into new shards.
 
     Args:
         warehouse: holds the dataset and its index.
@@ -59,13 +60,19 @@ def prepare_update(warehouse: Warehouse, name: str, *, version: int | None = Non
 
 
 def _before(work: Work, old: DatasetPlan, lock: DatasetLock) -> dict[str, ShardRecord]:
-    """Records of shards without failures, by what they were made from."""
+    """Records of shards without failures that are there in full, by what they were made from."""
     records = in_threads(work.shard_record, len(old.shards))
+    is_there = in_threads(lambda number: _is_there(work, lock.shards[number]), len(lock.shards))
     return {
         shard.digest: record.model_copy(update={"info": info})
-        for shard, record, info in zip(old.shards, records, lock.shards, strict=True)
-        if record is not None and not info.failures
+        for shard, record, info, is_whole in zip(old.shards, records, lock.shards, is_there, strict=True)
+        if record is not None and not info.failures and is_whole
     }
+
+
+def _is_there(work: Work, info: ShardInfo) -> bool:
+    sizes = {} if info.key is None else stored_sizes(work.store, work.key(info.key))
+    return sum(sizes.values()) == info.size
 
 
 def _with_record(
