@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def prepare_update(warehouse: Warehouse, name: str, *, version: int | None = None) -> DatasetPlan | None:
     """Plan the next revision of a finished dataset; one that was begun before is carried on with.
 
-    A shard is kept as it is where its chips, the items that they are cut from, and their bands are the same, none of its
-    chips failed, and its files have the size that the lock says. Else it is made again from those of its chips that are
-    still chosen; chips that are new go into new shards.
+    A shard is kept as it is where its chips, the items that they are cut from, and their bands are the same, where none
+    of its chips failed, and where its files have the size that the lock says. Else it is made again from those of its
+    chips that are still chosen; chips that are new go into new shards.
 
     Args:
         warehouse: holds the dataset and its index.
