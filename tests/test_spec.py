@@ -231,6 +231,8 @@ def test_a_spec_loads_from_yaml_and_json_files(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(expected.model_dump_json())
     assert ChipSpec.load(tmp_path / "spec.yaml") == expected
     assert ChipSpec.load(str(tmp_path / "spec.json")) == expected
+    (tmp_path / "year.yaml").write_text("name: fields\nindex: global\ndatetime: 2024\nmax_cloud: 0.2\n")
+    assert ChipSpec.load(tmp_path / "year.yaml") == ChipSpec(**LEAST, datetime="2024", max_cloud=0.2)
 
 
 @pytest.mark.parametrize(

@@ -422,3 +422,12 @@ def test_what_a_damaged_log_can_not_prove_is_left_alone(sound: Store, damage: Ca
     assert {problem.path for problem in pinned} == {"tags/paper.json", "datasets/fields/dataset.json"}
     assert {problem.todo for problem in pinned} == {LOG_FIRST}
     assert set(pinned) <= set(repair(store).left)
+
+
+def test_a_stray_entry_far_ahead_is_told_in_one_line(sound: Store) -> None:
+    store = copied(sound)
+    log = Log(store, S2)
+    store.write(log.key(10**8), store.read(log.key(1)))
+    (problem,) = [one for one in verify(store).problems if one.kind == "log"]
+    assert problem.path == log.key(10**8)
+    assert "entries before it are not" in problem.what

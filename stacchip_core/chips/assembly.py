@@ -172,7 +172,7 @@ def _matching_plan(warehouse: Warehouse, spec: ChipSpec, work: Work) -> DatasetP
     if differing:
         raise SpecError(
             f"chip spec {spec.name!r}: a dataset of that name was made from another spec (it differs in "
-            f"{', '.join(differing)}); choose another name"
+            f"{', '.join(differing)}); choose another name, or remove the folder datasets/{spec.name} first"
         )
     area = area_sha256(spec.area)
     if area and plan.area_sha256 and area != plan.area_sha256:

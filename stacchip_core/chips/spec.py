@@ -254,7 +254,9 @@ class ChipSpec(BaseModel):
     @field_validator("datetime", mode="before")
     @classmethod
     def _yaml_dates_as_text(cls, value: Any) -> Any:
-        return value.isoformat() if isinstance(value, dt.date) else value  # YAML reads 2024-01-01 as a date
+        """YAML reads 2024-01-01 as a date, and 2024 as a number."""
+        is_year = isinstance(value, int) and 1000 <= value <= 9999
+        return value.isoformat() if isinstance(value, dt.date) else str(value) if is_year else value
 
     @field_validator("datetime")
     @classmethod

@@ -41,6 +41,7 @@ Body = bytes | CorruptWarehouseError | None  # of an object; what is wrong with 
 
 _NUMBERED = re.compile(r"(\d{20})\.json")
 _READERS = 8
+_MOST_MISSING = 1000  # entries that are told one by one
 
 
 @dataclass(slots=True)
@@ -153,7 +154,11 @@ def _entries(work: _Work, folder: str) -> list[LogEntry]:
     """The entries of a log up to the first that can't be trusted."""
     log = Log(work.store, folder)
     names = [key.rpartition("/")[2] for key in work.store.list(f"{folder}/log")]
-    newest = max((int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))), default=0)
+    numbers = {int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name))}
+    newest = max(numbers, default=0)
+    if (missing := newest - len(numbers)) > _MOST_MISSING:
+        work.add("log", log.key(newest), f"it is there, and {missing:,} entries before it are not")
+        newest = max((number for number in numbers if number <= len(numbers)), default=0)
     with ThreadPoolExecutor(_READERS) as pool:
         *bodies, beyond = pool.map(lambda number: _body(work.store, log.key(number)), range(1, newest + 2))
     if isinstance(beyond, CorruptWarehouseError):  # a listing has no folders
