@@ -52,7 +52,7 @@ def stream(warehouse: Warehouse, spec: ChipSpec, *, storage: Storage | None = No
 
 
 class ChipStream:
-    """Twin of a `Dataset`: the same chips in the same order, pixel for pixel, but none is stored.
+    """Twin of a `Dataset`: the same chips, pixel for pixel, none of them stored; in its order, until that is updated.
 
     `stream[i]` is the chip of row i of `chips`; iterating goes from place to place, so that each block of a file is
     decoded once, and reads ahead. It may be handed to threads and to other processes, which open files of their own.
