@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import multiprocessing
 import threading
 import time
 import zlib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +160,15 @@ def test_an_interpreter_that_ends_waits_for_files_that_threads_still_hold() -> N
     files._let_readers_end()
     assert not len(files._OPEN)
     thread.join()
+
+
+def test_a_forked_process_waits_for_no_file_of_its_parent() -> None:
+    store = memory_store()
+    held = ProvenFile(store, written(store, b"x" * 3000))
+    assert held in files._OPEN
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(open_files).result() == 0
+
+
+def open_files() -> int:
+    return len(files._OPEN)

@@ -6,6 +6,7 @@ import atexit
 import base64
 import hashlib
 import io
+import os
 import time
 import weakref
 import zlib
@@ -78,6 +79,8 @@ def read_whole(store: Store, info: FileInfo) -> bytes:
 _OPEN: weakref.WeakSet[ProvenFile] = weakref.WeakSet()
 _RECENT: deque[FileSystem] = deque(maxlen=16)
 _LONGEST_WAIT = 2.0  # seconds, where a scan was left in the middle
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OPEN.clear)  # the parent's threads are not there
 
 
 class ProvenFile(io.RawIOBase):
