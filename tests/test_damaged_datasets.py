@@ -90,7 +90,7 @@ def test_a_damaged_lock_is_named(warehouse: Warehouse, content: bytes) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"seal": "x"}])
 def test_a_lock_of_a_later_release_is_told_from_damage(warehouse: Warehouse, more: dict[str, str]) -> None:
-    dataset = materialize(warehouse, spec(name="later", limit=3))
+    dataset = materialize(warehouse, spec(name=f"later-{len(more)}", limit=3))
     path = Path(dataset.path) / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2, **more}))
     with pytest.raises(
