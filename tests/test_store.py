@@ -326,3 +326,16 @@ def test_a_link_to_a_folder_is_a_folder_of_a_local_disk(tmp_path: Path) -> None:
     (tmp_path / "root/datasets/b").symlink_to(tmp_path / "elsewhere")
     assert store.folders("datasets") == ["a", "b"]
     assert store.list("datasets/b") == ["datasets/b/dataset.json"]
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    store = open_store(tmp_path / "root")
+    monkeypatch.setattr("stacchip_core.warehouse.disk.os.scandir", refused)
+    for look in (store.folders, store.list):
+        with pytest.raises(StoreError, match=r"datasets: could not be listed: .*Permission denied"):
+            look("datasets")

@@ -52,8 +52,8 @@ class Listed:
 class Store(ABC):
     """Objects below one root, on whatever storage.
 
-    Only vacuum, untag and repair (of a hint) call `delete`: an error handler that removes what it wrote can remove what
-    was committed.
+    Only vacuum, untag, repair (of a hint) and a dataset that is finished call `delete`: an error handler that removes
+    what it wrote can remove what was committed.
 
     Attributes:
         root: URL or absolute path, as messages show it.

@@ -61,7 +61,8 @@ class LocalStore(Store):
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly in the folder `prefix`, sorted; links to folders are folders."""
-        return [name for name in names_in(self.path(prefix)) if is_key(name)]
+        with self._door(prefix, "listed"):
+            return [name for name in names_in(self.path(prefix)) if is_key(name)]
 
     def _delete(self, path: str) -> None:
         remove(Path(path))

@@ -77,7 +77,7 @@ def read_whole(store: Store, info: FileInfo) -> bytes:
 
 # What Arrow's threads may hold for a moment after a scan has ended: files, and the filesystem that they are of.
 _OPEN: weakref.WeakSet[ProvenFile] = weakref.WeakSet()
-_RECENT: deque[FileSystem] = deque(maxlen=16)
+_RECENT: deque[FileSystem] = deque(maxlen=4)
 _LONGEST_WAIT = 2.0  # seconds, where a scan was left in the middle
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_OPEN.clear)  # the parent's threads are not there

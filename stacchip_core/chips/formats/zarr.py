@@ -65,8 +65,8 @@ def read_zarr(store: Store, key: str, sizes: Mapping[str, int]) -> Shard:
 class ZarrRows:
     """Chips of one band, (chip, layer, y, x).
 
-    A single chip of an array as `write_zarr` makes it is fetched and decoded here, in a tenth of the time that zarr
-    takes for it; all else is zarr's. Source: the Zarr v3 specification, codec "sharding_indexed".
+    A single chip of an array as `write_zarr` makes it is fetched and decoded here, as zarr takes several times as long
+    to hand it between threads; all else is zarr's. Source: the Zarr v3 specification, codec "sharding_indexed".
     """
 
     store: Store

@@ -311,6 +311,4 @@ def _misfit(store: Store, info: FileInfo, listed: Mapping[str, Listed]) -> str:
         size = listed[info.path].size if info.path in listed else store.size(info.path)
     except ObjectNotFoundError:
         return "it is missing"
-    except CorruptWarehouseError as err:
-        return str(err)
     return "" if size == info.size else f"{size} bytes, the log says {info.size}"
